@@ -1,0 +1,53 @@
+"""The messages a model is asked with; turning them into token ids is the engine's part.
+
+Invariant: a prompt is a function of its arguments alone, and none of them is the gold answer of the row that is asked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A solved question shown before the one that is asked; both texts are already rendered by the task."""
+
+    question: str
+    answer: str
+
+
+def question_messages(instruction: str, question: str, demonstrations: Sequence[Demonstration]) -> tuple[Message, ...]:
+    """The instruction, each demonstration as a user and an assistant turn in the order given, then the question."""
+    turns: list[Message] = [Message("system", instruction)] if instruction else []
+    for shown in demonstrations:
+        turns += [Message("user", shown.question), Message("assistant", shown.answer)]
+    return (*turns, Message("user", question))
+
+
+def justification_messages(instruction: str, question: str, candidates: Sequence[str]) -> tuple[Message, ...]:
+    """The question again beside the drafts' answers (canonical, already shuffled), asking for the final one (eq. 5).
+
+    Without candidates it is the plain question.
+    """
+    if not candidates:
+        return question_messages(instruction, question, ())
+    content = (
+        f"{question}\n\nAnswers proposed by others: {', '.join(candidates)}\n"
+        "Any of them may be wrong. Decide for yourself and give only your final answer, in the form asked for."
+    )
+    return question_messages(instruction, content, ())
+
+
+def lettered(options: Sequence[str]) -> str:
+    """The options one a line, "A. first" and on; ValueError above 26."""
+    if len(options) > len(ascii_uppercase):
+        raise ValueError(f"{len(options)} options cannot be lettered; at most {len(ascii_uppercase)}")
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, options, strict=False))

@@ -1,0 +1,68 @@
+"""LoRA adapters on disk: re-opening and checking one, its digest, and merging it into its base model.
+
+Invariant: nothing serves or trains on an adapter that `verify_adapter` has not passed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from semievol_ray import storage
+from semievol_ray.errors import AdapterError
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def verify_adapter(folder: str) -> dict[str, int]:
+    """Re-open a saved adapter and check every tensor; returns its number of tensors and parameters.
+
+    Raises AdapterError when a file is missing or a tensor is empty, non-finite, all zero or not of rank r.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        rank = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["r"]
+        tensors = load_file(str(Path(folder) / WEIGHTS))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise AdapterError(f"{folder}: the saved adapter cannot be re-opened: {error}") from error
+    if not tensors:
+        raise AdapterError(f"{folder}: the saved adapter holds no tensor")
+    for name, tensor in tensors.items():
+        if fault := _fault(name, tensor, rank, np):
+            raise AdapterError(f"{folder}: tensor {name} of shape {tensor.shape} {fault}; the adapter is not usable")
+    return {"num_tensors": len(tensors), "num_parameters": sum(t.size for t in tensors.values())}
+
+
+def _fault(name: str, tensor: Any, rank: int, np: Any) -> str | None:
+    if tensor.size == 0:
+        return "is empty"
+    if not np.isfinite(tensor).all():
+        return "is not finite"
+    if not tensor.any():
+        return "is all zero"
+    side = 0 if "lora_A" in name else 1 if "lora_B" in name else None
+    if side is not None and tensor.shape[side] != rank:
+        return f"is not of rank {rank}"
+    return None
+
+
+def adapter_digest(folder: str) -> str:
+    """sha256 over the weights and the configuration of an adapter folder."""
+    parts = [storage.digest(storage.read(str(Path(folder) / name))) for name in (CONFIG, WEIGHTS)]
+    return storage.digest("".join(parts).encode())
+
+
+def merge(model_path: str, adapter: str, dtype: str, out: str) -> None:
+    """Write base + adapter as one model folder: W + (alpha/r) B A computed in float32, then cast to `dtype`."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
+    merged = PeftModel.from_pretrained(base, adapter, torch_dtype=torch.float32).merge_and_unload(safe_merge=True)
+    merged.to(getattr(torch, dtype)).save_pretrained(out)
+    AutoTokenizer.from_pretrained(model_path, local_files_only=True).save_pretrained(out)

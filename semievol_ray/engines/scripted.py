@@ -1,0 +1,122 @@
+"""A shipped fake engine, embedder and fine-tuning for tests: every output is a hash of its input, in milliseconds.
+
+Invariant: the same request gives the same completion on every machine, in any order; no torch, no vLLM.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semievol_ray.core.answers import AnswerFormat, Choice, Labels, Number
+from semievol_ray.engines.base import Completion, EngineSpec, Request
+
+_END = 256
+HASH_DIMENSIONS = 64
+
+
+class ByteTokenizer:
+    """One token a UTF-8 byte, 256 ends a turn; its template is `<role>content` and the end token."""
+
+    eos_token_id: int | None = _END
+    all_special_ids = (_END,)
+
+    def apply_chat_template(self, conversation: Sequence[Mapping[str, str]], **kwargs: Any) -> str:
+        turns = "".join(f"<{m['role']}>{m['content']}\x00" for m in conversation)
+        return turns + ("<assistant>" if kwargs.get("add_generation_prompt") else "")
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002
+        return [_END if byte == 0 else byte for byte in text.encode()]
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:  # noqa: ARG002
+        return bytes(i for i in token_ids if i < _END).decode(errors="replace")
+
+
+class ScriptedGenerator:
+    """Answers with the bracketed word of the question, `[plant]`, as often as its skill allows, else with a hashed one.
+
+    Skill is 0.4 for a base model, more with demonstrations, and what `finetune` wrote for an adapter. Numerics that a
+    test may set: `seconds_per_request` and `break_every` (every n-th request of an engine kills it).
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.tokenizer = ByteTokenizer()
+        self.max_num_seqs = int(spec.speed.get("max_num_seqs", 64))
+        folder = spec.merged or next(iter(spec.adapters.values()), None)
+        self._adapter_skill = _skill_of(folder) if folder else 0.0
+        self._merged = spec.merged is not None
+        self._answers = _possible_answers(spec.answer_format)
+        self._seconds = float(spec.numerics.get("seconds_per_request", 0.0))
+
+    async def generate(self, request: Request) -> Completion:
+        await asyncio.sleep(self._seconds)
+        prompt = self.tokenizer.decode(request.prompt_ids)
+        adapted = request.adapter is not None or self._merged
+        skill = self._adapter_skill if adapted else 0.4 + 0.1 * min(prompt.count("<assistant>") - 1, 3)
+        draw = _uniform(f"{adapted}{self._adapter_skill if adapted else 0}{request.sampling}{prompt}")
+        told = re.findall(r"\[([^\[\]]+)\]", prompt.rsplit("<user>", 1)[-1])
+        right = told and draw < skill
+        answer = told[0] if right else self._answers[int(draw * 1e6) % len(self._answers)]
+        text = f"Answer: {answer}"[: request.sampling.max_tokens]
+        token_ids = tuple(self.tokenizer.encode(text))
+        nll = (0.1 if right else 0.6) + 0.4 * _uniform("nll" + prompt)
+        return Completion(text, token_ids, (-nll,) * len(token_ids), "stop")
+
+    def close(self) -> None:
+        return None
+
+
+class HashEmbedder:
+    """Unit vectors from hashed words: texts that share words are near each other."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = np.stack([_bag(text) for text in texts]) if texts else np.zeros((0, HASH_DIMENSIONS))
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+def finetune(examples: Sequence[Mapping[str, Any]], out: str) -> dict[str, float]:
+    """Write an adapter folder whose skill grows with the examples; returns the metrics of a fine-tuning."""
+    from safetensors.numpy import save_file
+
+    num = len(examples)
+    digest = hashlib.sha256(json.dumps(sorted(e["id"] + e["answer"] for e in examples)).encode()).digest()
+    weights = np.frombuffer(digest, dtype=np.uint8).astype(np.float32).reshape(4, 8) / 255
+    Path(out).mkdir(parents=True, exist_ok=True)
+    save_file({"base_model.model.scripted.lora_A.weight": weights, "base_model.model.scripted.lora_B.weight": weights.T.copy()},
+              str(Path(out) / "adapter_model.safetensors"))
+    skill = 0.5 + 0.45 * num / (num + 50)
+    config = {"peft_type": "LORA", "r": 4, "scripted_skill": skill}
+    (Path(out) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return {"train_loss": 1 - skill, "num_steps": float(num)}
+
+
+def _skill_of(adapter: str) -> float:
+    return float(json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["scripted_skill"])
+
+
+def _possible_answers(answer_format: AnswerFormat) -> list[str]:
+    match answer_format:
+        case Labels(labels=labels):
+            return list(labels)
+        case Choice():
+            return ["A", "B"]
+        case Number():
+            return [str(n) for n in range(10)]
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that only depends on the text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
+
+
+def _bag(text: str) -> NDArray[np.float64]:
+    vector = np.full(HASH_DIMENSIONS, 1e-3)
+    for word in re.findall(r"\w+", text.lower()):
+        vector[int(_uniform(word) * HASH_DIMENSIONS)] += 1.0
+    return vector

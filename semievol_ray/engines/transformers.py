@@ -1,0 +1,141 @@
+"""transformers.generate as a `Generator`, for models vLLM does not serve: requests that wait together form a batch.
+
+Invariant: one batch holds one adapter and one sampling, so that every row gets what it would get alone.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, Tokenizer
+from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    request: Request
+    answer: asyncio.Future[Completion]
+
+    @property
+    def kind(self) -> tuple[str | None, Sampling]:
+        return self.request.adapter, self.request.sampling
+
+
+class TransformersGenerator:
+    """Hosts one transformers model; batches of up to `max_num_seqs` (default 16) waiting requests of one kind."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(spec.num_threads)
+        torch.manual_seed(spec.seed)
+        self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
+        self.max_num_seqs = int(spec.speed.get("max_num_seqs", 16))
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.model_path, dtype=getattr(torch, spec.dtype), local_files_only=True, trust_remote_code=False
+        )
+        self._adapters = dict(spec.adapters)
+        self._model = _with_adapters(model, spec.adapters).eval().to("cuda" if spec.on_gpu else "cpu")
+        self._stop_ids = sorted({end_of_turn_id(self.tokenizer, "2024-01-01"), *_eos_ids(model, self.tokenizer)})
+        self._queue: list[_Waiting] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    async def generate(self, request: Request) -> Completion:
+        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await waiting.answer
+
+    async def _run(self) -> None:
+        await asyncio.sleep(0)  # lets the callers of this moment queue up first
+        while self._queue:
+            kind = self._queue[0].kind
+            batch = [w for w in self._queue if w.kind == kind][: self.max_num_seqs]
+            self._queue = [w for w in self._queue if all(w is not b for b in batch)]
+            try:
+                completions = await asyncio.to_thread(self._answer, [w.request for w in batch])
+            except BaseException as error:
+                for w in batch:
+                    w.answer.set_exception(error)
+                raise
+            for w, completion in zip(batch, completions, strict=True):
+                w.answer.set_result(completion)
+
+    def _answer(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer requests of one kind in one left-padded batch."""
+        import torch
+
+        sampling, adapter = requests[0].sampling, requests[0].adapter
+        self._use(adapter)
+        ids_BT, mask_BT = _left_padded([r.prompt_ids for r in requests], pad=self._stop_ids[0])
+        with torch.inference_mode():
+            out = self._model.generate(
+                input_ids=ids_BT.to(self._model.device),
+                attention_mask=mask_BT.to(self._model.device),
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=self._stop_ids,
+                pad_token_id=self._stop_ids[0],
+                return_dict_in_generate=True,
+                output_logits=True,
+                **_generation(sampling),
+            )
+        tokens_BG = out.sequences[:, ids_BT.shape[1] :]
+        logprobs_BG = torch.stack(
+            [torch.log_softmax(logits.float(), -1).gather(1, tokens_BG[:, g : g + 1])[:, 0]
+             for g, logits in enumerate(out.logits)], dim=1,
+        )
+        return [self._completion(t, p) for t, p in zip(tokens_BG.tolist(), logprobs_BG.tolist(), strict=True)]
+
+    def _completion(self, token_ids: list[int], logprobs: list[float]) -> Completion:
+        stop = next((i for i, token in enumerate(token_ids) if token in self._stop_ids), None)
+        kept = token_ids[:stop]
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return Completion(text, tuple(kept), tuple(logprobs[:stop]), "length" if stop is None else "stop")
+
+    def _use(self, adapter: str | None) -> None:
+        if not self._adapters:
+            return
+        if adapter is None:
+            self._model.base_model.disable_adapter_layers()
+        else:
+            self._model.base_model.enable_adapter_layers()
+            self._model.set_adapter(adapter)
+
+    def close(self) -> None:
+        del self._model
+
+
+def _with_adapters(model: Any, adapters: Any) -> Any:
+    from peft import PeftModel
+
+    items = list(adapters.items())
+    if not items:
+        return model
+    wrapped = PeftModel.from_pretrained(model, items[0][1], adapter_name=items[0][0])
+    for name, path in items[1:]:
+        wrapped.load_adapter(path, adapter_name=name)
+    return wrapped
+
+
+def _eos_ids(model: Any, tokenizer: Tokenizer) -> set[int]:
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids_BT = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids_BT, mask_BT
+
+
+def _generation(sampling: Sampling) -> dict[str, Any]:
+    if sampling.temperature == 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}

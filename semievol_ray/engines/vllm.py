@@ -1,0 +1,127 @@
+"""vLLM as a `Generator`, on CPU and CUDA alike: one AsyncLLM per process.
+
+Invariant: log-probabilities are raw, generation defaults of the model folder are ignored, and no batch mixes base and
+adapter rows where that is silently wrong.
+"""
+
+import itertools
+import math
+import os
+from typing import Any
+
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, Tokenizer
+from semievol_ray.engines.rendering import load_tokenizer
+from semievol_ray.errors import EngineDiedError, MissingExtraError
+
+
+class VllmGenerator:
+    """Hosts one vLLM engine; `generate` may be called many times at once from one event loop."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        _set_environment(spec)
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            extra = "cuda" if spec.on_gpu else "cpu"
+            raise MissingExtraError(f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'") from error
+        arguments = engine_arguments(spec)
+        self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
+        self.max_num_seqs: int = arguments["max_num_seqs"]
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
+        self._merged = spec.merged is not None
+        self._ids = itertools.count()
+
+    async def generate(self, request: Request) -> Completion:
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        final = None
+        try:
+            async for final in self._engine.generate(
+                TokensPrompt(prompt_token_ids=list(request.prompt_ids)),
+                _sampling_params(request.sampling),
+                f"r{next(self._ids)}",
+                lora_request=self._lora(request.adapter),
+            ):
+                pass
+        except EngineDeadError as error:
+            raise EngineDiedError(f"the vLLM engine died: {error}") from error
+        assert final is not None
+        return _completion(final.outputs[0])
+
+    def _lora(self, adapter: str | None) -> Any:
+        if adapter is None or self._merged:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        number, path = self._loras[adapter]
+        return LoRARequest(adapter, number, path)
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+
+def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """The arguments for vLLM's AsyncEngineArgs: the spec's numerics, our pins, and the user's speed settings."""
+    arguments: dict[str, Any] = {
+        "model": spec.model_path,
+        "dtype": spec.dtype,
+        "max_model_len": spec.max_model_len,
+        "seed": spec.seed,
+        "generation_config": "vllm",
+        "logprobs_mode": "raw_logprobs",
+        "enable_log_requests": False,
+        "max_num_seqs": 256 if spec.on_gpu else 64,
+    }
+    if spec.adapters:
+        # On the CPU the torch LoRA operators read base rows as the last slot, so one slot more than adapters stays empty.
+        slots = len(spec.adapters) + (0 if spec.on_gpu else 1)
+        arguments |= {"enable_lora": True, "max_lora_rank": _allowed_rank(spec.max_lora_rank), "max_loras": slots}
+    if not spec.on_gpu:
+        arguments |= {"enforce_eager": True, "block_size": 32, "distributed_executor_backend": "uni"}
+    return {**arguments, **spec.numerics, **spec.speed}
+
+
+def _set_environment(spec: EngineSpec) -> None:
+    """What vLLM reads from the environment when it is imported; values the user set stay."""
+    if spec.on_gpu:
+        return
+    parallel = math.prod(int(spec.speed.get(f"{k}_parallel_size", 1)) for k in ("tensor", "pipeline"))
+    if parallel == 1:  # else vLLM puts a third process between the engine and its worker, which costs 8 s a start
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
+    os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+def _allowed_rank(rank: int) -> int:
+    """The smallest max_lora_rank vLLM accepts that holds `rank`."""
+    return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
+
+
+def _sampling_params(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _completion(output: Any) -> Completion:
+    """vLLM's output without the end-of-turn token that stopped it."""
+    token_ids = list(output.token_ids)
+    logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
+    if output.finish_reason == "stop":
+        token_ids, logprobs = token_ids[:-1], logprobs[:-1]
+    finish = "stop" if output.finish_reason == "stop" else "length"
+    return Completion(output.text, tuple(token_ids), tuple(logprobs), finish)

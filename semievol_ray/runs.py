@@ -1,0 +1,151 @@
+"""The run directory: manifest, steps with their fingerprints, parts, attempts, events, all under one lease.
+
+Invariant: a step's folder holds output of exactly the settings and inputs in its step.json, written before work starts;
+a step counts only once `committed` is in that file.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from semievol_ray import __version__, drift, storage
+from semievol_ray.errors import RunStopped, UserError
+from semievol_ray.lease import PATIENCE_SECONDS, RENEW_SECONDS, Lease
+from semievol_ray.steps import STEP_FILE, Step, contents, encode, json_lines, now, read_json, read_steps
+
+__all__ = ["Run", "Step", "read_events", "read_manifest", "read_steps"]
+
+
+class Run:
+    """A run directory held by this process, from `open` to `close`."""
+
+    def __init__(self, root: str, lease: Lease) -> None:
+        self.root, self.fence, self.attempt = root, lease.fence, lease.fence
+        self._lease = lease
+        self._began: dict[str, float] = {}
+
+    @classmethod
+    def open(
+        cls,
+        root: str,
+        manifest: Mapping[str, object],
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        renew_seconds: float = RENEW_SECONDS,
+    ) -> Self:
+        """Take a new or existing run directory; the manifest of the first open stays.
+
+        `attempt` counts the opens. Errors: RunInUseError while another driver lives, StorageError.
+        """
+        storage.make_folder(root)  # first, for it refuses a path with a scheme
+        root = str(Path(root).absolute())
+        lease = Lease.take(root, patience_seconds=patience_seconds, renew_seconds=renew_seconds)
+        run = cls(root, lease)
+        try:
+            storage.make_folder(run.path("logs"))
+            versions = {"semievol-ray": __version__, "python": platform.python_version()}
+            storage.create(run.path("manifest.json"), encode({"versions": versions, "created": now(), **manifest}))
+            run.event("run_started", attempt=run.attempt)
+        except BaseException:
+            lease.close()
+            raise
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lease; closing twice is fine."""
+        self._lease.close()
+
+    def path(self, *names: str) -> str:
+        """A path inside the run directory."""
+        return "/".join((self.root, *names))
+
+    @property
+    def log_path(self) -> str:
+        """The log file of this attempt; the folder exists."""
+        return self.path("logs", f"attempt-{self.attempt:04d}.log")
+
+    def event(self, kind: str, **fields: object) -> None:
+        """Add a line to events.jsonl."""
+        line = {"time": now(), "kind": kind, "fence": self.fence, **fields}
+        storage.append_line(self.path("events.jsonl"), json.dumps(line))
+
+    def step(
+        self,
+        name: str,
+        *,
+        settings: Mapping[str, object],
+        inputs: Mapping[str, str],
+        parts: Sequence[str],
+        numerics: Mapping[str, object] | None = None,
+    ) -> Step:
+        """Begin a step, or resume it where its step.json says the same; its numerics are then those of the first time.
+
+        inputs: name -> digest of the committed step (or file) it comes from. Errors: DriftError with the differences.
+        """
+        assert not {"", ".."} & set(name.split("/")), name
+        assert len(set(parts)) == len(parts), "a part occurs twice"
+        self._lease.check()
+        step = Step(self.path(name), name, tuple(parts), self.fence)
+        same = {"settings": dict(settings), "inputs": dict(inputs), "parts": list(parts)}
+        whence = {"name": name, "package_version": __version__, "started": now(), "fence": self.fence}
+        record = encode({**whence, **same, "numerics": dict(numerics or {})})
+        if storage.create(f"{step.path}/{STEP_FILE}", record):
+            self.event("step_started", step=name, num_parts=len(parts))
+        else:
+            self._resume(step, same)
+        self._began[name] = time.monotonic()
+        return step
+
+    def commit(self, step: Step, metrics: Mapping[str, object], outputs: Mapping[str, str] | None = None) -> None:
+        """Declare a step done; a step that is committed already stays as it is.
+
+        outputs: name -> digest of what the step made besides parts (an adapter); part of the step's digest. `seconds`
+        run from this attempt's `step` call. Errors: RunStopped when a part is missing, RunInUseError when taken over.
+        """
+        record = step.record()
+        if record.get("committed"):
+            return
+        if missing := step.missing_parts():
+            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise RunStopped(
+                f"step {step.name} cannot end: {len(missing)} of {len(step.parts)} parts are missing in {step.path} "
+                f"({some}). Run the same command again; it does the missing parts only."
+            )
+        digest, num_rows = contents(step, outputs or {})
+        seconds = time.monotonic() - self._began.get(step.name, time.monotonic())
+        committed = {"time": now(), "digest": digest, "num_rows": num_rows, "metrics": dict(metrics)}
+        record["committed"] = {**committed, "seconds": round(seconds, 3), "fence": self.fence}
+        self._lease.check()
+        storage.write(f"{step.path}/{STEP_FILE}", encode(record))
+        self.event("step_committed", step=step.name, **record["committed"])
+
+    def _resume(self, step: Step, same: Mapping[str, object]) -> None:
+        record = step.record()
+        wanted = json.loads(encode(same))
+        if changed := drift.differences({key: record.get(key) for key in wanted}, wanted):
+            steps = [name for name, _ in read_steps(self.root)]
+            raise drift.refusal(self.root, step.name, changed, steps[steps.index(step.name) + 1 :])
+        if not record.get("committed"):
+            self.event("step_resumed", step=step.name, num_missing=len(step.missing_parts()))
+
+
+def read_manifest(root: str) -> dict[str, Any]:
+    """The manifest of a run directory; UserError when the folder is none."""
+    if not storage.exists(f"{root}/manifest.json"):
+        raise UserError(f"{root} is no run directory: it has no manifest.json. Name a folder made by `semievol run`.")
+    return read_json(f"{root}/manifest.json")
+
+
+def read_events(root: str) -> list[dict[str, Any]]:
+    """The events of a run directory, oldest first; lines torn by a full disk are left out."""
+    return json_lines(f"{root}/events.jsonl")

@@ -1,0 +1,72 @@
+"""The arrow schema of every table a run writes; the one place where a column name is spelled as a type.
+
+Invariant: the columns of a part are exactly one of these schemas, in this order.
+"""
+
+import pyarrow as pa
+
+_text, _texts = pa.string(), pa.list_(pa.string())
+
+_QUESTION = [("id", _text), ("question", _text), ("options", _texts), ("group", _text)]
+
+LABELED = pa.schema([*_QUESTION, ("answer", _text)])
+"""Labeled and test rows. `answer` is canonical; `options` is null for tasks without per-row options."""
+
+UNLABELED = pa.schema([*_QUESTION, ("num_copies", pa.int32())])
+"""Pool rows. `num_copies` counts the equal rows of the input that this one stands for."""
+
+GOLD = pa.schema([("id", _text), ("answer", _text)])
+"""Gold answers of unlabeled rows where the file has them, else null; only evaluation and explain open it."""
+
+DEMONSTRATIONS = pa.schema(
+    [("id", _text), ("demonstration_ids", _texts), ("scores", pa.list_(pa.float32()))]
+)
+"""The k nearest labeled rows, nearest first; `scores` are inner products of unit vectors (cosines)."""
+
+_COMPLETION = [
+    ("text", _text),
+    ("answer", _text),
+    ("finish_reason", _text),
+    ("num_prompt_tokens", pa.int32()),
+    ("num_tokens", pa.int32()),
+    ("mean_nll", pa.float32()),
+    ("answer_nll", pa.float32()),
+    ("error", _text),
+]
+
+DRAFTS = pa.schema([("id", _text), *_COMPLETION, ("num_demonstrations", pa.int32())])
+"""One collaborator's answers. `text` is raw; `answer` is parsed and canonical, null if unreadable."""
+
+JUSTIFIED = pa.schema(
+    [
+        ("id", _text),
+        ("answers", _texts),
+        ("vote", _text),
+        ("vote_share", pa.float32()),
+        ("vote_entropy", pa.float32()),
+        *_COMPLETION,
+        ("confidence", pa.float32()),
+    ]
+)
+"""`answers`: one per collaborator in configured order, null if unreadable. `confidence` is H; smaller is surer."""
+
+SELECTION = pa.schema(
+    [
+        ("id", _text),
+        ("label", _text),
+        ("confidence", pa.float32()),
+        ("decision", _text),
+        ("reason", _text),
+    ]
+)
+"""Every pool row's decision; `label` is the kept answer whether accepted or not, null if unreadable."""
+
+EXAMPLES = pa.schema(
+    [*_QUESTION, ("answer", _text), ("source", _text), ("weight", pa.float32()), ("round", pa.int32())]
+)
+"""What a fine-tuning sees. `source` is `gold` or `pseudo`; `round` is the one that accepted a pseudo-label."""
+
+PREDICTIONS = pa.schema(
+    [("id", _text), *_COMPLETION, ("gold", _text), ("correct", pa.bool_()), ("group", _text)]
+)
+"""Greedy zero-demonstration answers on the test rows."""
