@@ -158,6 +158,14 @@ def read_table(path: str, schema: pa.Schema) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
+def num_rows(path: str) -> int:
+    """The number of rows of a table, from its footer."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{path} cannot be read: {error}. Run the same command again.") from error
+
+
 def digest(data: bytes) -> str:
     """SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

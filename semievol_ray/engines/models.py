@@ -15,6 +15,7 @@ from semievol_ray.engines.packaged import PACKAGED, packaged_folder
 from semievol_ray.engines.weights import READ_SUFFIXES, check_weights, folder_digest, translated
 from semievol_ray.errors import MissingExtraError, ModelError
 
+_HUB_PATTERNS = [f"*{suffix}" for suffix in sorted(READ_SUFFIXES)]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -47,7 +48,8 @@ def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str]
     if _is_model_folder(name):
         path = Path(name).expanduser().absolute()
     elif name in PACKAGED:
-        return resolve_packaged(PACKAGED[name], folder, report)
+        path, digest = packaged_folder(PACKAGED[name], folder, report)
+        return ResolvedModel(name, str(path), digest)
     elif _is_hub_name(name):
         path = _hub_folder(name)
     else:
@@ -94,8 +96,8 @@ def _hub_folder(name: str) -> Path:
     except Exception as error:  # the hub raises from three trees: OSError, ValueError and its HTTP client's own
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ModelError(
-            f"{name} is no local folder and could not be had from the Hugging Face hub ({type(error).__name__}: {reason}). "
-            "Check the spelling and the network; for a gated or private model accept its terms and set HF_TOKEN; without "
-            "network fill HF_HOME elsewhere and copy it here, name a folder with the weights, or take a packaged model "
-            f"({', '.join(PACKAGED)})."
+            f"{name} is no local folder and cannot be had from the hub ({type(error).__name__}: {reason}). "
+            "Check the spelling and the network; for a gated or private model accept its terms and set HF_TOKEN; "
+            "without network fill HF_HOME elsewhere and copy it here, name a folder with the weights, or take a "
+            f"packaged model ({', '.join(PACKAGED)})."
         ) from error

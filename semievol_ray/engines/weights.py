@@ -1,4 +1,4 @@
-"""The files of a model folder: which ones loading reads, whether they may be used, and the digest that identifies them.
+"""The files of a model folder: which loading reads, whether they may be used, the digest that identifies them.
 
 Invariant: only what these functions list enters a digest, and pickled weights are refused, never opened.
 """
@@ -26,7 +26,7 @@ def model_files(folder: Path) -> list[str]:
     found = []
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not _OTHER_FOLDERS.fullmatch(name)]
-        kept = [name for name in files if Path(name).suffix in _READ_SUFFIXES and not name.startswith(".")]
+        kept = [name for name in files if Path(name).suffix in READ_SUFFIXES and not name.startswith(".")]
         found += [(Path(here) / name).relative_to(folder).as_posix() for name in kept]
     return sorted(found)
 
@@ -53,7 +53,7 @@ def check_weights(folder: Path) -> None:
 
 
 def folder_digest(folder: Path, cache: Path, report: Callable[[str], None]) -> str:
-    """SHA-256 over (name, size, SHA-256) of the model's files; those unchanged since the last call are not read again."""
+    """SHA-256 over (name, size, SHA-256) of a model's files; those unchanged since the last call are not read."""
     memory = str(cache / "digests" / f"{storage.digest(str(folder).encode())}.json")
     known = _remembered(memory)
     stats = {name: (folder / name).stat() for name in model_files(folder)}

@@ -4,9 +4,8 @@ Invariant: whatever happens to one row, its result is one mapping with every com
 """
 
 import asyncio
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray.core import confidence
@@ -24,24 +23,24 @@ class PromptTooLongError(Exception):
 
 @dataclass
 class Load:
-    """How many requests an engine holds, and how many it held each time one ended."""
+    """How many requests an engine holds."""
 
     outstanding: int = 0
-    seen: list[int] = field(default_factory=list)
-
-    def median(self) -> float:
-        return float(statistics.median(self.seen)) if self.seen else 0.0
 
 
 @dataclass(frozen=True)
 class Asker:
-    """An engine with what is needed to ask it: the task, the longest context, and the date templates are given."""
+    """An engine with what is needed to ask it: the task, the longest context, and the date templates are given.
+
+    `seen` gathers the engine's load each time a request of this asker ends.
+    """
 
     engine: Generator
     task: Task
     max_model_len: int
     template_date: str
     load: Load
+    seen: list[int]
 
     async def ask(
         self, render: Callable[[int], Sequence[Message]], num_demonstrations: int, options: Sequence[str] | None,
@@ -60,7 +59,7 @@ class Asker:
         try:
             completion = await self.engine.generate(Request(tuple(ids), sampling, adapter))
         finally:
-            self.load.seen.append(self.load.outstanding)
+            self.seen.append(self.load.outstanding)
             self.load.outstanding -= 1
         return self._columns(completion, options) | {"num_prompt_tokens": len(ids), "num_demonstrations": shown}
 

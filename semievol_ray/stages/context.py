@@ -1,0 +1,83 @@
+"""What every step of a run is given: the run directory, the configuration, resolved models, Ray when it is first needed.
+
+Invariant: a run whose steps are all committed never starts Ray.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from semievol_ray import storage
+from semievol_ray.config import RunConfig
+from semievol_ray.engines.embed import HASH
+from semievol_ray.engines.models import ResolvedModel, resolve_model
+from semievol_ray.placement import Resources, cluster_resources
+from semievol_ray.progress import Progress
+from semievol_ray.runs import Run, Step
+from semievol_ray.stages.cluster import connected
+from semievol_ray.tasks import Task
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A fine-tuned adapter; `name` is new every round, so that no cache serves an old one."""
+
+    path: str
+    digest: str
+    name: str
+
+
+class Context:
+    """One driver's view of one run, for as long as it lasts."""
+
+    def __init__(self, run: Run, config: RunConfig, progress: Progress, closing: ExitStack) -> None:
+        self.run, self.config, self.progress = run, config, progress
+        self.task: Task = config.resolve_task()
+        self._closing = closing
+        self._models: dict[str, ResolvedModel] = {}
+
+    @cached_property
+    def resources(self) -> Resources:
+        """The cluster's resources; the first use connects to Ray."""
+        self.progress.say("starting Ray" if self.config.speed.address is None else "joining Ray")
+        self._closing.enter_context(connected(self.config.speed.address, self.run.log_path))
+        return cluster_resources()
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.resources.num_gpus > 0
+
+    def model(self, name: str | None = None) -> ResolvedModel:
+        """A model's local weights; the student's when no name is given."""
+        name = name or self.config.model
+        if name == HASH or self.config.numerics.engine == "scripted":
+            return ResolvedModel(name, name, storage.digest(name.encode()))
+        if name not in self._models:
+            self._models[name] = resolve_model(name, report=self.progress.say)
+        return self._models[name]
+
+    def step(
+        self, name: str, *, settings: Mapping[str, Any], inputs: Mapping[str, str], parts: Sequence[str],
+        numerics: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> Step:
+        """Begin or resume a step; `numerics` is resolved only when it begins."""
+        begins = not storage.exists(self.run.path(name, "step.json"))
+        resolved = numerics() if numerics and begins else {}
+        return self.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics=resolved)
+
+    def serving_numerics(self) -> dict[str, Any]:
+        """dtype and adapter serving as this cluster resolves them: float32 and merged on CPUs, bfloat16 and dynamic on GPUs."""
+        chosen = self.config.numerics
+        dtype = ("bfloat16" if self.on_gpu else "float32") if chosen.dtype == "auto" else chosen.dtype
+        serving = ("dynamic" if self.on_gpu else "merged") if chosen.adapter_serving == "auto" else chosen.adapter_serving
+        return {"dtype": dtype, "adapter_serving": serving, "device": "gpu" if self.on_gpu else "cpu"}
+
+    def training_dtype(self) -> str:
+        chosen = self.config.numerics.train_dtype
+        return ("bfloat16" if self.on_gpu else "float32") if chosen == "auto" else chosen
+
+    def numerics_settings(self) -> dict[str, Any]:
+        """The configured numerics, as they stand in a fingerprint of generation."""
+        return self.config.numerics.model_dump(mode="json", exclude={"train_dtype"})

@@ -1,0 +1,42 @@
+"""The order and the content of messages."""
+
+import pytest
+
+from semievol_ray.core.prompts import Demonstration, Message, justification_messages, lettered, question_messages
+
+
+def test_question_messages_show_demonstrations_in_the_order_given() -> None:
+    shown = [Demonstration("near?", "Answer: A"), Demonstration("far?", "Answer: B")]
+    assert question_messages("Be brief.", "this?", shown) == (
+        Message("system", "Be brief."),
+        Message("user", "near?"),
+        Message("assistant", "Answer: A"),
+        Message("user", "far?"),
+        Message("assistant", "Answer: B"),
+        Message("user", "this?"),
+    )
+
+
+def test_question_messages_without_instruction_have_no_system_turn() -> None:
+    assert question_messages("", "this?", ()) == (Message("user", "this?"),)
+
+
+def test_justification_messages_begin_like_the_question_and_list_the_candidates() -> None:
+    system, user = justification_messages("Be brief.", "this?", ["C", "A", "C"])
+    assert system == Message("system", "Be brief.")
+    assert user.role == "user"
+    assert user.content.startswith("this?\n")
+    assert "C, A, C" in user.content
+
+
+def test_justification_messages_without_candidates_are_the_plain_question() -> None:
+    assert justification_messages("Be brief.", "this?", []) == question_messages("Be brief.", "this?", ())
+
+
+def test_lettered_options_are_one_a_line() -> None:
+    assert lettered(["red", "blue"]) == "A. red\nB. blue"
+
+
+def test_lettered_options_beyond_the_alphabet_raise() -> None:
+    with pytest.raises(ValueError, match="27 options"):
+        lettered([str(i) for i in range(27)])
