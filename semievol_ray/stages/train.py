@@ -19,7 +19,7 @@ from semievol_ray.engines.finetune import FinetuneSpec, finetune, read_examples
 from semievol_ray.errors import RunStopped
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
-from semievol_ray.steps import json_lines
+from semievol_ray.steps import encode, json_lines, read_json
 
 POLL_SECONDS = 0.5
 
@@ -77,12 +77,12 @@ def _fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict
         run_config=RunConfig(name="ray", storage_path=os.path.abspath(folder)),  # noqa: PTH100
     )
     try:
-        result = trainer.fit()
+        trainer.fit()
     except KeyboardInterrupt:
         raise
     except Exception as error:  # Ray Train wraps whatever a worker raised
         raise RunStopped(f"fine-tuning failed: {_root_cause(error)}. Running the same command again starts it anew.") from error
-    return {k: float(v) for k, v in (result.metrics or {}).items() if isinstance(v, int | float)}
+    return dict(read_json(_metrics_path(spec)))
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -94,9 +94,15 @@ def _train_worker(config: dict[str, Any]) -> None:
         import torch
 
         torch.set_num_threads(config["num_threads"])
+    metrics = finetune(spec)
     import ray.train
 
-    ray.train.report(finetune(spec))
+    if ray.train.get_context().get_world_rank() == 0:
+        storage.write(_metrics_path(spec), encode(metrics))
+
+
+def _metrics_path(spec: FinetuneSpec) -> str:
+    return f"{spec.curve.removesuffix('.jsonl')}-end.json"
 
 
 def train_scripted(spec: FinetuneSpec) -> tuple[dict[str, float], str]:
