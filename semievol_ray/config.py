@@ -4,6 +4,7 @@ Invariant: `MethodConfig`, `TrainConfig` and `NumericsConfig` are fingerprinted 
 `SpeedConfig` never is (going from 1 to 64 GPUs invalidates nothing).
 """
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from semievol_ray import tasks
 from semievol_ray.core.answers import Choice, Labels, Number
+from semievol_ray.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -27,10 +29,26 @@ class Source(_Part):
 
 
 def _source(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str | Path) else value
+    if isinstance(value, str | Path):
+        return {"path": value}
+    if not isinstance(value, dict | Source):
+        raise ValueError(f"a path, or a mapping with a path, was expected, not {value!r}")
+    return value
 
 
 SourceField = Annotated[Source, BeforeValidator(_source)]
+
+
+def _date_text(value: Any) -> Any:
+    """YAML reads a bare 2024-07-26 as a date."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _known_task(value: "str | TaskConfig") -> "str | TaskConfig":
+    try:
+        return tasks.builtin(value).name if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 class ColumnsConfig(_Part):
@@ -162,15 +180,20 @@ class NumericsConfig(_Part):
     max_model_len: int = Field(2048, gt=0)
     quantization: str | None = None
     train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    template_date: str = Field("2024-07-26", description="the date chat templates that read the clock are given")
+    template_date: Annotated[str, BeforeValidator(_date_text)] = Field(
+        "2024-07-26", description="the date chat templates that read the clock are given"
+    )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM arguments that change outputs")
 
 
 SPEED_KWARGS = frozenset(
-    "max_num_seqs max_num_batched_tokens gpu_memory_utilization kv_cache_memory_bytes block_size swap_space cpu_offload_gb "
-    "tensor_parallel_size pipeline_parallel_size enable_prefix_caching enforce_eager compilation_config async_scheduling "
-    "distributed_executor_backend load_format max_loras enable_chunked_prefill".split()
-)
+    (
+        "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size",
+        "swap_space", "cpu_offload_gb", "tensor_parallel_size", "pipeline_parallel_size", "enable_prefix_caching",
+        "enforce_eager", "compilation_config", "async_scheduling", "distributed_executor_backend", "load_format",
+        "max_loras", "enable_chunked_prefill",
+    )
+)  # fmt: skip
 """vLLM arguments that may stand under `speed.engine_kwargs`; all others change outputs and belong to numerics."""
 
 
@@ -191,7 +214,8 @@ class SpeedConfig(_Part):
     def _only_speed(self) -> "SpeedConfig":
         if wrong := sorted(set(self.engine_kwargs) - SPEED_KWARGS):
             raise ValueError(
-                f"engine_kwargs {', '.join(wrong)}: not known to leave outputs unchanged; put it under numerics.engine_kwargs"
+                f"engine_kwargs {', '.join(wrong)}: not known to leave outputs unchanged; it belongs under "
+                "numerics.engine_kwargs"
             )
         return self
 
@@ -199,9 +223,9 @@ class SpeedConfig(_Part):
 class RunConfig(_Part):
     """One run of SemiEvol, whole."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
-    task: str | TaskConfig
+    task: Annotated[str | TaskConfig, AfterValidator(_known_task)]
     data: DataConfig
     model: str
     method: MethodConfig = Field(default_factory=MethodConfig)

@@ -1,35 +1,46 @@
 """Reads a run's YAML file and dotted overrides into a `RunConfig`; every mistake becomes one `ConfigError`.
 
-Invariant: relative data paths of the file are relative to the file's folder, those of overrides to the working directory.
+Invariant: relative data paths of the file are relative to its folder, those of overrides to the working directory.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from semievol_ray.config import RunConfig
+from semievol_ray.configerrors import sentences
 from semievol_ray.errors import ConfigError
+
+_SPLITS = ("labeled", "unlabeled", "test")
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The validated configuration of a YAML file with `key.sub=value` overrides laid over it."""
     tree = _anchored(_read(path), Path(path).resolve().parent)
-    for override in overrides:
-        key, value = _parse_override(override)
+    laid = [_parse_override(override) for override in overrides]
+    for key, value in laid:
         _lay_over(tree, key.split("."), _anchored_value(key, value), key)
-    return parse(tree, path)
+    return parse(tree, path, [key for key, _ in laid])
 
 
-def parse(tree: Mapping[str, Any], origin: str) -> RunConfig:
-    """Validate a mapping; raises ConfigError naming `origin`, each wrong key, and the nearest valid one."""
+def parse(tree: Mapping[str, Any], origin: str, overridden: Sequence[str] = ()) -> RunConfig:
+    """Validate a mapping; raises ConfigError naming `origin`, each wrong key, and the nearest valid one.
+
+    A mistake in one of the `overridden` keys is told as one of `-o`.
+    """
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(_sentence(e) for e in error.errors())) from None
+        wrong = [f"{_origin(key, origin, overridden)}: {text}" for key, text in sentences(RunConfig, error.errors())]
+        several = [f"{len(wrong)} settings are wrong:", *(f"  {line}" for line in wrong)]
+        raise ConfigError("\n".join(several) if len(wrong) > 1 else f"{wrong[0]}.") from None
+
+
+def _origin(key: str, origin: str, overridden: Sequence[str]) -> str:
+    return next((f"-o {o}" for o in overridden if key == o or key.startswith(f"{o}.")), origin)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -55,13 +66,16 @@ def _parse_override(override: str) -> tuple[str, Any]:
     try:
         return key, yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"-o {override}: the value is not valid YAML ({error}).") from None
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"-o {override}: the value is not valid YAML ({problem}).") from None
 
 
 def _lay_over(tree: Any, path: Sequence[str], value: Any, key: str) -> None:
     *parents, last = path
     for name in parents:
-        tree = tree[_index(tree, name, key)] if isinstance(tree, list) else tree.setdefault(name, {})
+        if isinstance(tree, dict) and tree.get(name) is None:
+            tree[name] = {}
+        tree = tree[_index(tree, name, key)] if isinstance(tree, list) else tree[name]
         if not isinstance(tree, dict | list):
             raise ConfigError(f"-o {key}: {name} holds a plain value, not a mapping.")
     tree[_index(tree, last, key) if isinstance(tree, list) else last] = value
@@ -77,48 +91,27 @@ def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     data = tree.get("data")
     if not isinstance(data, dict):
         return tree
-    return {**tree, "data": {k: _anchored_source(v, folder) for k, v in data.items()}}
+    return {**tree, "data": {k: _anchored_source(v, folder) if k in _SPLITS else v for k, v in data.items()}}
 
 
 def _anchored_source(source: Any, folder: Path) -> Any:
+    """A split's source as a mapping with an absolute path; what is neither text nor a mapping stays, to be refused."""
     if isinstance(source, str):
-        return source if "://" in source else str((folder / Path(source).expanduser()).resolve())
+        return {"path": _anchored_path(source, folder)}
     if isinstance(source, dict) and isinstance(source.get("path"), str):
-        return {**source, "path": _anchored_source(source["path"], folder)}
+        return {**source, "path": _anchored_path(source["path"], folder)}
     return source
+
+
+def _anchored_path(path: str, folder: Path) -> str:
+    return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
 
 
 def _anchored_value(key: str, value: Any) -> Any:
     """An override of a data path, made absolute; any other value as it is."""
-    is_path = key.startswith("data.") and key.split(".")[-1] in {"labeled", "unlabeled", "test", "path"}
-    return _anchored_source(value, Path.cwd()) if is_path else value
-
-
-def _sentence(error: Any) -> str:
-    """One validation error as a sentence with the dotted key and, for an unknown key, the nearest valid one."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location) or "configuration"
-    if error["type"] == "extra_forbidden":
-        valid = _fields_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], valid, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"valid keys here: {', '.join(valid)}"
-        return f"{key} is not a known key; {hint}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {error['input']!r})" if error["type"] != "value_error" else f"{key}: {message}"
-
-
-def _fields_at(location: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    for name in location:
-        field = model.model_fields.get(name)
-        if field is not None and (inner := _model_in(field.annotation)):
-            model = inner
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((m for a in get_args(annotation) if (m := _model_in(a))), None)
+    match key.split("."):
+        case ["data", split] if split in _SPLITS:
+            return _anchored_source(value, Path.cwd())
+        case ["data", split, "path"] if split in _SPLITS and isinstance(value, str):
+            return _anchored_path(value, Path.cwd())
+    return value

@@ -5,7 +5,6 @@ Invariant: this reads as the algorithm; a step that is committed returns at once
 
 import signal
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from semievol_ray.config import RunConfig
 from semievol_ray.core.selection import Decision
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.errors import ConfigError, NothingAcceptedError
+from semievol_ray.extras import check_extras
 from semievol_ray.placement import place_training
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
@@ -44,9 +44,12 @@ def run(config: RunConfig, root: str, progress: Progress | None = None) -> Finis
     """Do what is left of a run in the folder `root`. Raises what errors.py names; running again continues."""
     progress = progress or Progress()
     check_models(config)
+    check_extras(config)
     manifest = {"name": config.name, "config": config.model_dump(mode="json")}
     with ExitStack() as closing, Run.open(root, manifest) as held, _terminated_as_interrupt():
-        return evolve(Context(held, config, progress, closing))
+        finished = evolve(Context(held, config, progress, closing))
+        held.save_manifest(manifest)
+        return finished
 
 
 def evolve(context: Context) -> Finished:
@@ -62,7 +65,7 @@ def evolve(context: Context) -> Finished:
         accepted.append(Accepted(data.unlabeled, selection, number))
         adapter = fine_tune(context, number, data, accepted)
     if data.test:
-        last = evaluation(context, f"rounds/{context.config.method.rounds:04d}/evaluate", data, adapter)
+        last = evaluation(context, f"rounds/{context.config.method.rounds:04d}/evaluate", data.test, adapter)
         answer(context, "evaluate", [last])
     return Finished(context.run.root, adapter)
 
@@ -72,18 +75,28 @@ def fine_tune(context: Context, number: int, data: Data, accepted: Sequence[Acce
     examples = _examples(context, number, data, accepted)
     config, model = context.config, context.model()
     numerics = config.numerics.model_dump(mode="json", include={"train_dtype", "max_model_len", "template_date"})
-    settings = {"task": context.task.settings(), "train": config.train.model_dump(mode="json", exclude={"pseudo_label_weight"})}
+    settings = {
+        "task": context.task.settings(),
+        "train": config.train.model_dump(mode="json", exclude={"pseudo_label_weight"}),
+    }
     step = context.step(
-        f"rounds/{number:04d}/train", settings={**settings, "numerics": numerics, "seed": config.seed},
-        inputs={"examples": examples.digest(), "model": model.digest}, parts=[],
+        f"rounds/{number:04d}/train",
+        settings={**settings, "numerics": numerics, "seed": config.seed},
+        inputs={"examples": examples.digest(), "model": model.digest},
+        parts=[],
         numerics=lambda: {"dtype": context.training_dtype(), "device": "gpu" if context.on_gpu else "cpu"},
     )
     out = f"{step.path}/adapter"
     if not step.committed():
         metrics, digest = _train(context, step, examples, out)
         context.run.commit(step, metrics, outputs={"adapter": digest})
+    return adapter_of(step, config, number)
+
+
+def adapter_of(step: Step, config: RunConfig, number: int) -> Adapter:
+    """The adapter that the committed fine-tuning of round `number` saved."""
     digest = step.digest()
-    return Adapter(out, digest, f"{config.name}-{number:04d}-{digest[:8]}")
+    return Adapter(f"{step.path}/adapter", digest, f"{config.name}-{number:04d}-{digest[:8]}")
 
 
 def retrieve_demonstrations(context: Context, number: int, data: Data) -> Step | None:
@@ -93,7 +106,8 @@ def retrieve_demonstrations(context: Context, number: int, data: Data) -> Step |
         return None
     embedder = context.model(method.embedder)
     step = context.step(
-        f"rounds/{number:04d}/retrieve", settings={"k": method.num_demonstrations, "embedder": embedder.name},
+        f"rounds/{number:04d}/retrieve",
+        settings={"k": method.num_demonstrations, "embedder": embedder.name},
         inputs={"labeled": data.labeled.digest(), "unlabeled": data.unlabeled.digest(), "embedder": embedder.digest},
         parts=data.unlabeled.parts,
     )
@@ -111,21 +125,24 @@ def select_pseudo_labels(context: Context, number: int, data: Data, justified: S
     """tau at theta, and each row's decision. Raises NothingAcceptedError when no row is accepted."""
     theta = context.config.method.theta
     step = context.step(
-        f"rounds/{number:04d}/select", settings={"theta": theta}, inputs={"justify": justified.digest()},
+        f"rounds/{number:04d}/select",
+        settings={"theta": theta},
+        inputs={"justify": justified.digest()},
         parts=data.unlabeled.parts,
     )
     if not step.committed():
         assert context.resources
         chosen = choose_threshold(justified, theta)
-        counts: Counter[str] = Counter()
         with context.progress.step(f"round-{number} select", _num_rows(data.unlabeled, step.missing_parts())) as bar:
-            select(step, data.unlabeled, justified, chosen.tau, lambda c: (counts.update(c), bar.advance(c.total()))[1])
+            select(step, data.unlabeled, justified, chosen.tau, lambda decided: bar.advance(decided.total()))
         if chosen.ties_points > TIES_WARNING_POINTS:
             context.progress.say(
                 f"warning: ties at tau {chosen.tau:.4g} keep {chosen.ties_points:.1f} points more than theta {theta:g}"
             )
         audit = pseudo_label_metrics(step, data.gold, context.task)
-        context.run.commit(step, {"tau": chosen.tau, "num_answered": chosen.num_answered, "ties_points": chosen.ties_points, **audit})
+        context.run.commit(
+            step, {"tau": chosen.tau, "num_answered": chosen.num_answered, "ties_points": chosen.ties_points, **audit}
+        )
     if not decisions(step)[Decision.ACCEPTED]:
         raise NothingAcceptedError(f"{step.name}: no row was accepted, so there is nothing to evolve on.")
     return step
@@ -134,6 +151,7 @@ def select_pseudo_labels(context: Context, number: int, data: Data, justified: S
 def check_models(config: RunConfig) -> None:
     """Refuse names that can be no model before anything is spent. Raises ConfigError naming the key."""
     from semievol_ray.engines.models import model_known
+    from semievol_ray.engines.packaged import PACKAGED
 
     if config.numerics.engine == "scripted":
         return
@@ -142,8 +160,8 @@ def check_models(config: RunConfig) -> None:
     for key, name in named.items():
         if name != "hash" and not model_known(name):
             raise ConfigError(
-                f"{key}: no model {name!r} is known. Give a folder with a config.json, a hub name such as org/name, or a "
-                "packaged model: smollm2-135m-instruct, all-minilm-l6-v2."
+                f"{key}: no model {name!r} is known. Give a folder with a config.json, a hub name such as "
+                f"org/name, or a packaged model: {', '.join(PACKAGED)}."
             )
 
 
@@ -151,7 +169,9 @@ def _examples(context: Context, number: int, data: Data, accepted: Sequence[Acce
     weight = context.config.train.pseudo_label_weight
     inputs = {"labeled": data.labeled.digest()} | {f"round-{a.round}": a.selection.digest() for a in accepted}
     step = context.step(
-        f"rounds/{number:04d}/examples", settings={"pseudo_label_weight": weight} if accepted else {}, inputs=inputs,
+        f"rounds/{number:04d}/examples",
+        settings={"pseudo_label_weight": weight} if accepted else {},
+        inputs=inputs,
         parts=examples_parts(data.labeled, accepted),
     )
     if not step.committed():
@@ -214,5 +234,3 @@ class _terminated_as_interrupt:  # noqa: N801
 def default_root(config: RunConfig) -> str:
     """Where a run lies when no --run is given: runs/<name> in the working directory."""
     return str(Path("runs") / config.name)
-
-

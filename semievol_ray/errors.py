@@ -1,7 +1,7 @@
-"""Every exception the package raises on purpose: what was wrong, where it came from, what to do.
+"""Every exception raised on purpose: what was wrong, where it came from, what to do.
 
-Invariant: `UserError` and its children are printed as one paragraph with exit code 2, `RunStopped` and its children with
-exit code 1; neither ever shows a traceback in the command line.
+Invariant: `UserError` and its children are printed as one paragraph with exit code 2, `RunStopped` and its
+children with exit code 1; neither ever shows a traceback in the command line.
 """
 
 
@@ -49,7 +49,7 @@ class RunInUseError(UserError):
     """Another live driver holds the lease of the run directory."""
 
 
-class RunStopped(SemievolError):
+class RunStopped(SemievolError):  # noqa: N818 - not a mistake of anyone's
     """The run ended before its last step, for a reason that is in the data or the machine; running again continues."""
 
 

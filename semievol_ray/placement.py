@@ -4,6 +4,7 @@ Invariant: what is returned can be scheduled at once on the cluster as it is.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,33 @@ from semievol_ray.errors import PlacementError
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What a cluster has: CPUs and GPUs in total and on its largest node."""
+class Node:
+    """One machine of a cluster."""
 
     num_cpus: float
     num_gpus: float
-    largest_cpus: float
-    largest_gpus: float
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has, node by node: an engine or a training worker lies on one of them."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of all nodes."""
+        return sum(node.num_gpus for node in self.nodes)
+
+    def num_places(self, cpus: float, gpus: float) -> int:
+        """How many holders of these CPUs and GPUs fit at once."""
+        needs = [((node.num_cpus, cpus), (node.num_gpus, gpus)) for node in self.nodes]
+        return sum(math.floor(min(has / need for has, need in pairs if need)) for pairs in needs)
+
+    def largest_share(self, num: int) -> float:
+        """The most whole CPUs (at least 1) of which `num` holders fit at once."""
+        largest = math.floor(max((node.num_cpus for node in self.nodes), default=0))
+        return float(next((cpus for cpus in range(largest, 0, -1) if self.num_places(cpus, 0) >= num), 1))
 
 
 @dataclass(frozen=True)
@@ -36,56 +57,43 @@ def cluster_resources() -> Resources:
     import ray
 
     nodes: list[dict[str, Any]] = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    cpus = [n.get("CPU", 0.0) for n in nodes]
-    gpus = [n.get("GPU", 0.0) for n in nodes]
-    return Resources(sum(cpus), sum(gpus), max(cpus, default=0.0), max(gpus, default=0.0))
+    return Resources(tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0)) for n in nodes))
 
 
 def place(speed: SpeedConfig, resources: Resources) -> Replicas:
     """Replicas for one engine group: one a GPU (or tensor-parallel set of GPUs), on a CPU cluster one a node.
 
-    Raises PlacementError when one replica fits on no node or the replicas asked for do not fit together.
+    Raises PlacementError when the replicas asked for do not fit together, or not one does.
     """
-    if resources.num_gpus:
-        gpus = float(_parallel(speed))
-        most = math.floor(resources.num_gpus / gpus)
-        cpus = 1.0 if speed.num_cpus_per_replica == "auto" else speed.num_cpus_per_replica
-        _refuse_unless(gpus <= resources.largest_gpus, f"needs {gpus:g} GPUs on one node", resources.largest_gpus, "GPUs")
-    else:
-        gpus = 0.0
-        cpus = resources.largest_cpus if speed.num_cpus_per_replica == "auto" else speed.num_cpus_per_replica
-        if speed.num_cpus_per_replica == "auto" and speed.num_replicas != "auto":
-            cpus = max(1.0, math.floor(resources.num_cpus / speed.num_replicas))
-            cpus = min(cpus, resources.largest_cpus)
-        most = math.floor(resources.num_cpus / cpus)
-    _refuse_unless(cpus <= resources.largest_cpus, f"needs {cpus:g} CPUs on one node", resources.largest_cpus, "CPUs")
-    num = most if speed.num_replicas == "auto" else speed.num_replicas
-    if num > most:
-        raise PlacementError(
-            f"speed.num_replicas {num} x ({cpus:g} CPUs, {gpus:g} GPUs) does not fit: the cluster has "
-            f"{resources.num_cpus:g} CPUs and {resources.num_gpus:g} GPUs, enough for {most}"
-        )
-    return Replicas(max(num, 1), cpus, gpus, max(1, int(cpus)))
+    gpus = float(_parallel(speed)) if resources.num_gpus else 0.0
+    asked = 1 if speed.num_replicas == "auto" else speed.num_replicas
+    automatic = 1.0 if gpus else resources.largest_share(asked)
+    cpus = automatic if speed.num_cpus_per_replica == "auto" else speed.num_cpus_per_replica
+    most = _places(f"speed.num_replicas {speed.num_replicas}", asked, cpus, gpus, resources)
+    return Replicas(most if speed.num_replicas == "auto" else asked, cpus, gpus, max(1, int(cpus)))
 
 
 def place_training(speed: SpeedConfig, resources: Resources) -> tuple[float, float]:
     """CPUs and GPUs of each training worker; PlacementError when the workers do not fit."""
     workers = speed.num_train_workers
-    if resources.num_gpus:
-        _refuse_unless(
-            workers <= resources.num_gpus, f"speed.num_train_workers {workers} needs {workers} GPUs", resources.num_gpus, "GPUs"
+    gpus = 1.0 if resources.num_gpus else 0.0
+    cpus = 1.0 if gpus else resources.largest_share(workers)
+    _places(f"speed.num_train_workers {workers}", workers, cpus, gpus, resources)
+    return cpus, gpus
+
+
+def _places(setting: str, num: int, cpus: float, gpus: float, resources: Resources) -> int:
+    """How many holders fit; PlacementError with the arithmetic when fewer than `num` do."""
+    most = resources.num_places(cpus, gpus)
+    if most < num:
+        kinds = Counter(f"{node.num_cpus:g} CPUs and {node.num_gpus:g} GPUs" for node in resources.nodes)
+        has = "; ".join(f"{count} of {kind}" for kind, count in kinds.items()) or "none"
+        raise PlacementError(
+            f"{setting} does not fit: {num} x ({cpus:g} CPUs, {gpus:g} GPUs), each on one node, and the cluster's nodes "
+            f"are {has}: room for {most}. Lower the setting or add nodes."
         )
-        return 1.0, 1.0
-    _refuse_unless(
-        workers <= resources.num_cpus, f"speed.num_train_workers {workers} needs {workers} CPUs", resources.num_cpus, "CPUs"
-    )
-    return float(max(1, math.floor(resources.num_cpus / workers))), 0.0
+    return most
 
 
 def _parallel(speed: SpeedConfig) -> int:
     return math.prod(int(speed.engine_kwargs.get(f"{k}_parallel_size", 1)) for k in ("tensor", "pipeline"))
-
-
-def _refuse_unless(fits: bool, need: str, has: float, what: str) -> None:
-    if not fits:
-        raise PlacementError(f"{need}; the cluster offers {has:g} {what}. Lower the setting or add nodes.")

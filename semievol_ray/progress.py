@@ -19,7 +19,7 @@ class Bar(Protocol):
 
 
 class Progress:
-    """Writes to `stream` (stderr by default): a live line on a terminal, else a line each PLAIN_SECONDS and at the end."""
+    """Writes to `stream` (stderr by default): a live line on a terminal, else a line each PLAIN_SECONDS."""
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
@@ -62,7 +62,9 @@ class _PlainBar:
             return
         seconds = time.monotonic() - self._began
         rate = (self._done - self._first) / seconds if seconds > 0 else 0.0
-        left = f"{duration((self._total - self._done) / rate)} left" if rate > 0 and note != "done" else duration(seconds)
+        left = (
+            f"{duration((self._total - self._done) / rate)} left" if rate > 0 and note != "done" else duration(seconds)
+        )
         text = f"{self._name}: {self._done:g}/{self._total:g} {self._unit}, {rate:.2f}/s, {left}"
         print(text + (f", {note}" if note else ""), file=self._stream, flush=True)
 
@@ -75,7 +77,10 @@ def _live(stream: TextIO, name: str, total: float, unit: str, done: float) -> It
     class RichBar:
         def advance(self, amount: float = 1, note: str = "") -> None:
             rows.update(task, advance=amount, note=note)
+            seconds, here = time.monotonic() - began, rows.tasks[task].completed - done
+            rows.update(task, rate=f"{here / seconds:.2f}/s" if seconds > 0 else "")
 
+    began = time.monotonic()
     rows = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
@@ -88,7 +93,7 @@ def _live(stream: TextIO, name: str, total: float, unit: str, done: float) -> It
         console=Console(file=stream),
     )
     with rows:
-        task = rows.add_task(name, total=total, completed=done, note="", rate="")
+        task = rows.add_task(name, total=total, completed=int(done), note="", rate="")
         yield RichBar()
 
 

@@ -37,7 +37,7 @@ class Run:
         patience_seconds: float = PATIENCE_SECONDS,
         renew_seconds: float = RENEW_SECONDS,
     ) -> Self:
-        """Take a new or existing run directory; the manifest of the first open stays.
+        """Take a new or existing run directory; its manifest stays unless no step is committed yet.
 
         `attempt` counts the opens. Errors: RunInUseError while another driver lives, StorageError.
         """
@@ -49,6 +49,8 @@ class Run:
             storage.make_folder(run.path("logs"))
             versions = {"semievol-ray": __version__, "python": platform.python_version()}
             storage.create(run.path("manifest.json"), encode({"versions": versions, "created": now(), **manifest}))
+            if not any(record.get("committed") for _, record in read_steps(root)):
+                run.save_manifest(manifest)  # the first tries may have ended at a mistake in the configuration
             run.event("run_started", attempt=run.attempt)
         except BaseException:
             lease.close()
@@ -68,6 +70,13 @@ class Run:
     def path(self, *names: str) -> str:
         """A path inside the run directory."""
         return "/".join((self.root, *names))
+
+    def save_manifest(self, manifest: Mapping[str, object]) -> None:
+        """Put other values into the manifest, where they differ; versions and time of creation stay."""
+        before = read_manifest(self.root)
+        now_is = {**before, **json.loads(encode(dict(manifest)))}
+        if now_is != before:
+            storage.write(self.path("manifest.json"), encode(now_is))
 
     @property
     def log_path(self) -> str:

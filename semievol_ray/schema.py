@@ -18,9 +18,7 @@ UNLABELED = pa.schema([*_QUESTION, ("num_copies", pa.int32())])
 GOLD = pa.schema([("id", _text), ("answer", _text)])
 """Gold answers of unlabeled rows where the file has them, else null; only evaluation and explain open it."""
 
-DEMONSTRATIONS = pa.schema(
-    [("id", _text), ("demonstration_ids", _texts), ("scores", pa.list_(pa.float32()))]
-)
+DEMONSTRATIONS = pa.schema([("id", _text), ("demonstration_ids", _texts), ("scores", pa.list_(pa.float32()))])
 """The k nearest labeled rows, nearest first; `scores` are inner products of unit vectors (cosines)."""
 
 _COMPLETION = [
@@ -66,7 +64,5 @@ EXAMPLES = pa.schema(
 )
 """What a fine-tuning sees. `source` is `gold` or `pseudo`; `round` is the one that accepted a pseudo-label."""
 
-PREDICTIONS = pa.schema(
-    [("id", _text), *_COMPLETION, ("gold", _text), ("correct", pa.bool_()), ("group", _text)]
-)
+PREDICTIONS = pa.schema([("id", _text), *_COMPLETION, ("gold", _text), ("correct", pa.bool_()), ("group", _text)])
 """Greedy zero-demonstration answers on the test rows."""

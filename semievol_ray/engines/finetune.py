@@ -89,7 +89,7 @@ def tokenised(rows: Sequence[Mapping[str, Any]], spec: FinetuneSpec, tokenizer: 
         if len(prompt) + len(answer) > spec.max_model_len:
             raise DataError(
                 f"row {row['id']} takes {len(prompt) + len(answer)} tokens, more than numerics.max_model_len "
-                f"{spec.max_model_len}. Raise max_model_len, or shorten or remove the row; nothing is truncated silently."
+                f"{spec.max_model_len}. Raise max_model_len, or shorten or remove the row: none is cut silently."
             )
         examples.append(TrainingExample((*prompt, *answer), len(answer), row["weight"]))
     return examples
@@ -123,6 +123,19 @@ def weighted_nll(logits_BKV: Any, labels_BK: Any, weights_B: Any) -> Any:
         logits_BKV.float().transpose(1, 2), labels_BK, ignore_index=IGNORED, reduction="none"
     )
     return (nll_BK * weights_B[:, None]).sum()
+
+
+def answer_loss(model: Any, batch: Mapping[str, Any], num_tokens: Any = None) -> tuple[Any, Any]:
+    """`weighted_nll` of a collated batch over `num_tokens` answer tokens (the batch's own when None), and the outputs.
+
+    Logits are made for the answer positions alone.
+    """
+    labels_BT = batch["labels"]
+    longest = int((labels_BT != IGNORED).sum(1).max())
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids")}
+    out = model(**inputs, logits_to_keep=longest + 1)
+    total = weighted_nll(out.logits[:, :-1], labels_BT[:, -longest:], batch["weights"])
+    return total / ((labels_BT != IGNORED).sum() if num_tokens is None else num_tokens), out
 
 
 def deepspeed_config(zero_stage: int, *, on_gpu: bool, dtype: str) -> dict[str, Any]:
@@ -165,18 +178,11 @@ def _trainer(spec: FinetuneSpec, model: Any, examples: Sequence[TrainingExample]
     class AnswerTrainer(Trainer):
         """A Trainer whose loss is `weighted_nll` over the answer positions alone."""
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-            labels_BT, weights_B = inputs["labels"], inputs["weights"]
-            longest = int((labels_BT != IGNORED).sum(1).max())
-            out = model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                position_ids=inputs["position_ids"],
-                logits_to_keep=longest + 1,
-            )
-            total = weighted_nll(out.logits[:, :-1], labels_BT[:, -longest:], weights_B)
-            num_tokens = num_items_in_batch if num_items_in_batch is not None else (labels_BT != IGNORED).sum()
-            loss = total / num_tokens * self.args.world_size  # gradients are averaged over the workers
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            loss, out = answer_loss(model, inputs, num_items_in_batch)
+            loss = loss * self.args.world_size  # gradients are averaged over the workers
             return (loss, out) if return_outputs else loss
 
     return AnswerTrainer(

@@ -5,7 +5,8 @@ Invariant: training ids = prompt_ids(...) + answer_ids(...), and prompt_ids(...)
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, cast
 
 from semievol_ray.core.prompts import Message
 from semievol_ray.engines.base import Tokenizer
@@ -16,10 +17,10 @@ def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a local model folder. Raises ModelError when it has no chat template."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise ModelError(f"{path}: the tokenizer has no chat template. Use an instruct model, or add a template to it.")
-    return tokenizer
+    return cast(Tokenizer, tokenizer)
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], template_date: str) -> list[int]:
@@ -40,28 +41,33 @@ def end_of_turn_id(tokenizer: Tokenizer, template_date: str) -> int:
     text = _render(tokenizer, messages, template_date, add_generation_prompt=False)
     tail = text[text.rindex(sentinel) + len(sentinel) :].lstrip(" \n")
     ids = tokenizer.encode(tail, add_special_tokens=False) if tail else []
-    special = set(getattr(tokenizer, "all_special_ids", None) or []) | set(getattr(tokenizer, "added_tokens_decoder", {}))
+    special = set(getattr(tokenizer, "all_special_ids", None) or []) | set(
+        getattr(tokenizer, "added_tokens_decoder", {})
+    )
     if ids and ids[0] in special:
         return ids[0]
     if tokenizer.eos_token_id is None:
-        raise ModelError("the chat template closes an answer with no special token and the tokenizer names no eos token")
+        raise ModelError(
+            "the chat template closes an answer with no special token and the tokenizer names no eos token"
+        )
     return tokenizer.eos_token_id
 
 
 def token_spans(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> list[tuple[int, int]]:
-    """Character span [start, end) of each token in the decoded text; exact also where a character takes several tokens."""
+    """Character span [start, end) of each token in the text; a character of several tokens is in all their spans."""
     pieces = [tokenizer.decode([i], skip_special_tokens=True) for i in token_ids]
     if "".join(pieces) == text:
-        ends = [0]
-        for piece in pieces:
-            ends.append(ends[-1] + len(piece))
-    else:
-        prefixes = (tokenizer.decode(list(token_ids[:n]), skip_special_tokens=True) for n in range(len(token_ids) + 1))
-        ends = [min(len(p.rstrip("\ufffd")), len(text)) for p in prefixes]
-    return list(zip(ends, ends[1:], strict=False))
+        ends = [0, *accumulate(len(piece) for piece in pieces)]
+        return list(pairwise(ends))
+    prefixes = [tokenizer.decode(list(token_ids[:n]), skip_special_tokens=True) for n in range(len(token_ids) + 1)]
+    whole = [min(len(p.rstrip("\ufffd")), len(text)) for p in prefixes]
+    begun = [min(n + p.endswith("\ufffd"), len(text)) for n, p in zip(whole, prefixes, strict=True)]
+    return list(zip(whole, begun[1:], strict=False))
 
 
-def _render(tokenizer: Tokenizer, messages: Sequence[Message], template_date: str, *, add_generation_prompt: bool) -> str:
+def _render(
+    tokenizer: Tokenizer, messages: Sequence[Message], template_date: str, *, add_generation_prompt: bool
+) -> str:
     """Apply the template; an instruction whose template has no system role goes in front of the first user turn."""
     try:
         text = _apply(tokenizer, messages, template_date, add_generation_prompt)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semievol_ray.core.answers import AnswerFormat, Choice, Labels, Number
-from semievol_ray.engines.base import Completion, EngineSpec, Request
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Tokenizer
 
 _END = 256
 HASH_DIMENSIONS = 64
@@ -46,7 +46,7 @@ class ScriptedGenerator:
     """
 
     def __init__(self, spec: EngineSpec) -> None:
-        self.tokenizer = ByteTokenizer()
+        self.tokenizer: Tokenizer = ByteTokenizer()
         self.max_num_seqs = int(spec.speed.get("max_num_seqs", 64))
         folder = spec.merged or next(iter(spec.adapters.values()), None)
         self._adapter_skill = _skill_of(folder) if folder else 0.0
@@ -88,8 +88,13 @@ def finetune(examples: Sequence[Mapping[str, Any]], out: str) -> dict[str, float
     digest = hashlib.sha256(json.dumps(sorted(e["id"] + e["answer"] for e in examples)).encode()).digest()
     weights = np.frombuffer(digest, dtype=np.uint8).astype(np.float32).reshape(4, 8) / 255
     Path(out).mkdir(parents=True, exist_ok=True)
-    save_file({"base_model.model.scripted.lora_A.weight": weights, "base_model.model.scripted.lora_B.weight": weights.T.copy()},
-              str(Path(out) / "adapter_model.safetensors"))
+    save_file(
+        {
+            "base_model.model.scripted.lora_A.weight": weights,
+            "base_model.model.scripted.lora_B.weight": weights.T.copy(),
+        },
+        str(Path(out) / "adapter_model.safetensors"),
+    )
     skill = 0.5 + 0.45 * num / (num + 50)
     config = {"peft_type": "LORA", "r": 4, "scripted_skill": skill}
     (Path(out) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -27,7 +27,7 @@ class TransformersGenerator:
 
     def __init__(self, spec: EngineSpec) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         torch.set_num_threads(spec.num_threads)
         torch.manual_seed(spec.seed)
@@ -36,9 +36,12 @@ class TransformersGenerator:
         model = AutoModelForCausalLM.from_pretrained(
             spec.model_path, dtype=getattr(torch, spec.dtype), local_files_only=True, trust_remote_code=False
         )
+        self._stop_ids = sorted({end_of_turn_id(self.tokenizer, "2024-01-01"), *_eos_ids(model, self.tokenizer)})
+        model.generation_config = (
+            GenerationConfig()
+        )  # the folder's own defaults (a repetition penalty) are not asked for
         self._adapters = dict(spec.adapters)
         self._model = _with_adapters(model, spec.adapters).eval().to("cuda" if spec.on_gpu else "cpu")
-        self._stop_ids = sorted({end_of_turn_id(self.tokenizer, "2024-01-01"), *_eos_ids(model, self.tokenizer)})
         self._queue: list[_Waiting] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -55,13 +58,19 @@ class TransformersGenerator:
             kind = self._queue[0].kind
             batch = [w for w in self._queue if w.kind == kind][: self.max_num_seqs]
             self._queue = [w for w in self._queue if all(w is not b for b in batch)]
-            try:
-                completions = await asyncio.to_thread(self._answer, [w.request for w in batch])
-            except BaseException as error:
-                for w in batch:
+            await self._answer_each(batch)
+
+    async def _answer_each(self, batch: Sequence[_Waiting]) -> None:
+        """Hand every caller its completion, or what went wrong; one that was cancelled meanwhile is left alone."""
+        try:
+            completions = await asyncio.to_thread(self._answer, [w.request for w in batch])
+        except Exception as error:  # raised in the callers; the batches behind this one are still answered
+            for w in batch:
+                if not w.answer.done():
                     w.answer.set_exception(error)
-                raise
-            for w, completion in zip(batch, completions, strict=True):
+            return
+        for w, completion in zip(batch, completions, strict=True):
+            if not w.answer.done():
                 w.answer.set_result(completion)
 
     def _answer(self, requests: Sequence[Request]) -> list[Completion]:
@@ -84,8 +93,11 @@ class TransformersGenerator:
             )
         tokens_BG = out.sequences[:, ids_BT.shape[1] :]
         logprobs_BG = torch.stack(
-            [torch.log_softmax(logits.float(), -1).gather(1, tokens_BG[:, g : g + 1])[:, 0]
-             for g, logits in enumerate(out.logits)], dim=1,
+            [
+                torch.log_softmax(logits.float(), -1).gather(1, tokens_BG[:, g : g + 1])[:, 0]
+                for g, logits in enumerate(out.logits)
+            ],
+            dim=1,
         )
         return [self._completion(t, p) for t, p in zip(tokens_BG.tolist(), logprobs_BG.tolist(), strict=True)]
 

@@ -7,7 +7,7 @@ adapter rows where that is silently wrong.
 import itertools
 import math
 import os
-from typing import Any
+from typing import Any, Literal
 
 from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, Tokenizer
 from semievol_ray.engines.rendering import load_tokenizer
@@ -24,7 +24,9 @@ class VllmGenerator:
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             extra = "cuda" if spec.on_gpu else "cpu"
-            raise MissingExtraError(f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'") from error
+            raise MissingExtraError(
+                f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'"
+            ) from error
         arguments = engine_arguments(spec)
         self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
         self.max_num_seqs: int = arguments["max_num_seqs"]
@@ -37,15 +39,15 @@ class VllmGenerator:
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        final = None
+        final: Any = None
         try:
-            async for final in self._engine.generate(
+            async for output in self._engine.generate(
                 TokensPrompt(prompt_token_ids=list(request.prompt_ids)),
                 _sampling_params(request.sampling),
                 f"r{next(self._ids)}",
                 lora_request=self._lora(request.adapter),
             ):
-                pass
+                final = output
         except EngineDeadError as error:
             raise EngineDiedError(f"the vLLM engine died: {error}") from error
         assert final is not None
@@ -76,7 +78,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "max_num_seqs": 256 if spec.on_gpu else 64,
     }
     if spec.adapters:
-        # On the CPU the torch LoRA operators read base rows as the last slot, so one slot more than adapters stays empty.
+        # On the CPU the torch LoRA operators read base rows as the last slot, so one slot more stays empty.
         slots = len(spec.adapters) + (0 if spec.on_gpu else 1)
         arguments |= {"enable_lora": True, "max_lora_rank": _allowed_rank(spec.max_lora_rank), "max_loras": slots}
     if not spec.on_gpu:
@@ -123,5 +125,5 @@ def _completion(output: Any) -> Completion:
     logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
     if output.finish_reason == "stop":
         token_ids, logprobs = token_ids[:-1], logprobs[:-1]
-    finish = "stop" if output.finish_reason == "stop" else "length"
-    return Completion(output.text, tuple(token_ids), tuple(logprobs), finish)
+    finish_reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
+    return Completion(output.text, tuple(token_ids), tuple(logprobs), finish_reason)

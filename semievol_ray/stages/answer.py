@@ -1,7 +1,7 @@
 """The collaboration of a round: engine groups, the jobs each does in one session, and the steps they commit to.
 
-Invariant: one engine start serves everything its weights are needed for; the student's warm group comes last, because it
-justifies what all groups drafted.
+Invariant: one engine start serves everything its weights are needed for; the student's warm group comes last, because
+it justifies what all groups drafted.
 """
 
 import json
@@ -35,35 +35,46 @@ class Wanted:
 
 
 def answer_round(
-    context: Context, number: int, data: Data, demonstrations: Step | None, warm: Adapter, evaluated: Sequence[tuple[str, Adapter | None]]
+    context: Context,
+    number: int,
+    data: Data,
+    demonstrations: Step | None,
+    warm: Adapter,
+    evaluated: Sequence[tuple[str, Adapter | None]],
 ) -> Step:
     """Drafts of every collaborator, justifications, and the evaluations that share their engines; the JUSTIFIED step.
 
     `evaluated` names evaluation steps and the adapter each is of (None: the untouched model).
     """
-    config = context.config
-    drafts = [_draft(context, number, c, data, demonstrations, warm) for c in config.method.collaborators]
+    drafts = drafts_of(context, number, data, demonstrations, warm)
     justify = _justify(context, number, data, tuple(d.job.step for d in drafts), warm)
-    predictions = [_predict(context, name, data, adapter) for name, adapter in evaluated if data.test]
+    predictions = [evaluation(context, name, data.test, adapter) for name, adapter in evaluated if data.test]
     answer(context, f"round-{number}", [*predictions, *drafts, justify])
     return justify.job.step
 
 
+def drafts_of(
+    context: Context, number: int, data: Data, demonstrations: Step | None, warm: Adapter | None
+) -> list[Wanted]:
+    """The drafts of every collaborator; without `warm` none of them may need it."""
+    return [_draft(context, number, c, data, demonstrations, warm) for c in context.config.method.collaborators]
+
+
 def answer(context: Context, name: str, wanted: Sequence[Wanted]) -> None:
     """Run the sessions that bring every wanted step to its commit."""
-    for group in _groups(context, wanted):
+    for group in _groups(wanted):
         _run_group(context, name, group)
     for item in wanted:
         _commit(context, item.job)
 
 
-def evaluation(context: Context, name: str, data: Data, adapter: Adapter | None) -> Wanted:
-    """The evaluation of one model on the test split."""
-    return _predict(context, name, data, adapter)
+def evaluation(context: Context, name: str, test: Step, adapter: Adapter | None) -> Wanted:
+    """The evaluation of one model on a test split."""
+    return _predict(context, name, test, adapter)
 
 
 def _draft(
-    context: Context, number: int, c: CollaboratorConfig, data: Data, demonstrations: Step | None, warm: Adapter
+    context: Context, number: int, c: CollaboratorConfig, data: Data, demonstrations: Step | None, warm: Adapter | None
 ) -> Wanted:
     adapter = warm if c.adapter == "warm" else None
     model = context.model(c.model)
@@ -78,10 +89,15 @@ def _draft(
         "seed": context.config.seed,
     }
     step = context.step(
-        f"rounds/{number:04d}/drafts/{c.name}", settings=settings, inputs=inputs, parts=data.unlabeled.parts,
+        f"rounds/{number:04d}/drafts/{c.name}",
+        settings=settings,
+        inputs=inputs,
+        parts=data.unlabeled.parts,
         numerics=context.serving_numerics,
     )
-    sampling = Sampling(c.sampling.temperature, c.sampling.max_tokens or context.task.max_tokens, c.sampling.top_p, c.sampling.top_k)
+    sampling = Sampling(
+        c.sampling.temperature, c.sampling.max_tokens or context.task.max_tokens, c.sampling.top_p, c.sampling.top_k
+    )
     name = adapter.name if adapter else None
     job = DraftJob(step, data.unlabeled, data.labeled, shown, c.demonstrations, sampling, name)
     return Wanted(job, model.name, adapter)
@@ -98,7 +114,10 @@ def _justify(context: Context, number: int, data: Data, drafts: tuple[Step, ...]
     inputs = {"unlabeled": data.unlabeled.digest(), "model": context.model().digest, "adapter": warm.digest}
     inputs |= {f"drafts/{d.name.rsplit('/', 1)[1]}": _fingerprint(d) for d in drafts}
     step = context.step(
-        f"rounds/{number:04d}/justify", settings=settings, inputs=inputs, parts=data.unlabeled.parts,
+        f"rounds/{number:04d}/justify",
+        settings=settings,
+        inputs=inputs,
+        parts=data.unlabeled.parts,
         numerics=context.serving_numerics,
     )
     sampling = Sampling(0.0, method.justify.max_tokens or context.task.max_tokens)
@@ -106,15 +125,17 @@ def _justify(context: Context, number: int, data: Data, drafts: tuple[Step, ...]
     return Wanted(job, context.model().name, warm)
 
 
-def _predict(context: Context, name: str, data: Data, adapter: Adapter | None) -> Wanted:
-    assert data.test is not None
+def _predict(context: Context, name: str, test: Step, adapter: Adapter | None) -> Wanted:
     model = context.model()
-    inputs = {"test": data.test.digest(), "model": model.digest} | ({"adapter": adapter.digest} if adapter else {})
+    inputs = {"test": test.digest(), "model": model.digest} | ({"adapter": adapter.digest} if adapter else {})
     step = context.step(
-        name, settings={"task": context.task.settings(), "numerics": context.numerics_settings()}, inputs=inputs,
-        parts=data.test.parts, numerics=context.serving_numerics,
+        name,
+        settings={"task": context.task.settings(), "numerics": context.numerics_settings()},
+        inputs=inputs,
+        parts=test.parts,
+        numerics=context.serving_numerics,
     )
-    job = PredictJob(step, data.test, adapter.name if adapter else None, context.task.max_tokens)
+    job = PredictJob(step, test, adapter.name if adapter else None, context.task.max_tokens)
     return Wanted(job, model.name, adapter)
 
 
@@ -125,7 +146,7 @@ def _fingerprint(step: Step) -> str:
     return storage.digest(json.dumps(same, sort_keys=True).encode())
 
 
-def _groups(context: Context, wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+def _groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
     """Wanted jobs by the weights that must be resident: a base model and, where adapters are merged, which adapter."""
     groups: dict[tuple[str, str, str], list[Wanted]] = {}
     for item in wanted:
@@ -152,9 +173,19 @@ def _run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
         errors[report.step] += report.num_errors
         _check_errors(context, report.step, errors[report.step], rows[report.step], report.first_error)
 
-    run.event("session_started", session=session.name, jobs=[j.step.name for j in session.jobs], num_parts=len(missing(session)))
+    run.event(
+        "session_started",
+        session=session.name,
+        jobs=[j.step.name for j in session.jobs],
+        num_parts=len(missing(session)),
+    )
     with context.progress.step(session.name, left, "answers") as bar:
-        run_session(session, place(context.config.speed, resources), on_report, lambda stats: run.event("session_ended", session=session.name, stats=stats))
+        run_session(
+            session,
+            place(context.config.speed, resources),
+            on_report,
+            lambda stats: run.event("session_ended", session=session.name, stats=stats),
+        )
 
 
 def _session(context: Context, name: str, group: Sequence[Wanted]) -> Session:
@@ -214,7 +245,9 @@ def _check_sources(context: Context, step: Step, then: dict[str, str], now: dict
     """Drafts that were deleted and sampled anew make the justifications built on the old ones stale."""
     from semievol_ray.drift import refusal
 
-    if changed := [f"inputs.{n}: {then.get(n)} in the run directory, {d} now" for n, d in now.items() if then.get(n) != d]:
+    if changed := [
+        f"inputs.{n}: {then.get(n)} in the run directory, {d} now" for n, d in now.items() if then.get(n) != d
+    ]:
         raise refusal(context.run.root, step.name, changed, [])
 
 
@@ -222,8 +255,8 @@ def _check_errors(context: Context, step: str, num_errors: int, num_rows: int, e
     allowed = context.config.max_error_rate
     if num_errors > allowed * num_rows:
         raise TooManyErrorsError(
-            f"{step}: {num_errors} of {num_rows} rows ended as engine_error, more than max_error_rate {allowed:g} allows; "
-            f"for example: {example}. Mend the cause or raise max_error_rate, and run the same command again."
+            f"{step}: {num_errors} of {num_rows} rows ended as engine_error, more than max_error_rate {allowed:g} "
+            f"allows; for example: {example}. Mend the cause or raise max_error_rate, and run the same command again."
         )
 
 
@@ -235,5 +268,3 @@ def _part_lengths(job: Job, parts: Sequence[str]) -> int:
     """Rows in these parts of a job's input, from the files' footers."""
     source = job.test if isinstance(job, PredictJob) else job.pool
     return sum(storage.num_rows(source.part_path(part)) for part in parts)
-
-

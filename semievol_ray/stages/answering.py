@@ -1,6 +1,7 @@
 """One question to one engine and back: messages -> token ids -> completion -> the columns of a table.
 
-Invariant: whatever happens to one row, its result is one mapping with every completion column; log-probabilities end here.
+Invariant: whatever happens to one row, its result is one mapping with every completion column; log-probabilities end
+here.
 """
 
 import asyncio
@@ -43,8 +44,12 @@ class Asker:
     seen: list[int]
 
     async def ask(
-        self, render: Callable[[int], Sequence[Message]], num_demonstrations: int, options: Sequence[str] | None,
-        sampling: Sampling, adapter: str | None,
+        self,
+        render: Callable[[int], Sequence[Message]],
+        num_demonstrations: int,
+        options: Sequence[str] | None,
+        sampling: Sampling,
+        adapter: str | None,
     ) -> Row:
         """Answer one question. `render(k)` gives its messages with the k nearest demonstrations.
 
@@ -101,7 +106,10 @@ def failed(reason: str) -> Row:
 
 
 async def gathered(rows: Sequence[Any]) -> list[Row]:
-    """The results of many `ask` calls in order; the first failure cancels the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(row) for row in rows]
+    """The results of many `ask` calls in order; the first failure cancels the others and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(row) for row in rows]
+    except BaseExceptionGroup as failures:  # callers look for EngineDiedError, not for a group that holds one
+        raise failures.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -5,11 +5,16 @@ Invariant: a cluster that this process started is stopped by it; one that it joi
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from semievol_ray.errors import MissingExtraError, PlacementError
+from semievol_ray import errors
+from semievol_ray.errors import MissingExtraError, PlacementError, RunStopped, SemievolError
+
+_OWN_ERROR = re.compile(r"^semievol_ray\.errors\.(\w+): (.+(?:\n.+)*)", re.MULTILINE)
+_ANY_ERROR = re.compile(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*", re.MULTILINE)
 
 
 @contextmanager
@@ -21,6 +26,7 @@ def connected(address: str | None, log_path: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray's C++ core writes into the progress lines
     try:
         import ray
     except ImportError as error:
@@ -28,32 +34,56 @@ def connected(address: str | None, log_path: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _quiet(log_path)
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         ray.init(
             address=address,
             include_dashboard=False if address is None else None,
-            logging_level=logging.WARNING,
             log_to_driver=False,
-            configure_logging=True,
+            configure_logging=False,
         )
     except ConnectionError as error:
-        raise PlacementError(f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`.") from error
+        raise PlacementError(
+            f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`."
+        ) from error
     try:
-        _quiet(log_path)
         yield
     finally:
         ray.shutdown()
 
 
-def map_parts(function: Callable[..., dict[str, Any]], parts: Sequence[str], **constants: Any) -> Iterator[dict[str, Any]]:
+def map_parts(
+    function: Callable[..., dict[str, Any]], parts: Sequence[str], **constants: Any
+) -> Iterator[dict[str, Any]]:
     """`function({"part": name}, **constants)` in Ray Data tasks, one a part; results as they come, in no order."""
     import ray
 
     if not parts:
         return
     items = [{"part": part} for part in parts]
-    yield from ray.data.from_items(items, override_num_blocks=len(items)).map(function, fn_kwargs=constants).iter_rows()
+    yield from streamed(ray.data.from_items(items, override_num_blocks=len(items)).map(function, fn_kwargs=constants))
+
+
+def streamed(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a Ray dataset as they come; what a worker raised is raised here again, a foreign error as RunStopped."""
+    from ray.exceptions import RayError
+
+    try:
+        yield from dataset.iter_rows()
+    except RayError as error:
+        raise raised_by_worker(str(error)) from error
+
+
+def raised_by_worker(text: str) -> SemievolError:
+    """The error in the text of a Ray exception: Ray carries the worker's traceback, but not the exception behind it."""
+    if own := _OWN_ERROR.findall(text):
+        name, message = own[-1]
+        kind = getattr(errors, name, RunStopped)
+        return kind(message) if isinstance(kind, type) and issubclass(kind, SemievolError) else RunStopped(message)
+    foreign = [line for line in _ANY_ERROR.findall(text) if not line.startswith("ray.")]
+    reason = foreign[0] if foreign else text.strip().split("\n")[0]
+    return RunStopped(f"a worker failed: {reason}. Running the same command again does the missing parts.")
 
 
 def _quiet(log_path: str) -> None:
@@ -64,6 +94,7 @@ def _quiet(log_path: str) -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     handler = logging.FileHandler(log_path)
+    handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logger = logging.getLogger(name)

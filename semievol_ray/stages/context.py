@@ -1,4 +1,4 @@
-"""What every step of a run is given: the run directory, the configuration, resolved models, Ray when it is first needed.
+"""What every step of a run is given: run directory, configuration, resolved models, and Ray when it is first needed.
 
 Invariant: a run whose steps are all committed never starts Ray.
 """
@@ -59,7 +59,12 @@ class Context:
         return self._models[name]
 
     def step(
-        self, name: str, *, settings: Mapping[str, Any], inputs: Mapping[str, str], parts: Sequence[str],
+        self,
+        name: str,
+        *,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        parts: Sequence[str],
         numerics: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Step:
         """Begin or resume a step; `numerics` is resolved only when it begins."""
@@ -68,10 +73,12 @@ class Context:
         return self.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics=resolved)
 
     def serving_numerics(self) -> dict[str, Any]:
-        """dtype and adapter serving as this cluster resolves them: float32 and merged on CPUs, bfloat16 and dynamic on GPUs."""
+        """dtype and adapter serving as resolved here: float32 and merged on CPUs, bfloat16 and dynamic on GPUs."""
         chosen = self.config.numerics
         dtype = ("bfloat16" if self.on_gpu else "float32") if chosen.dtype == "auto" else chosen.dtype
-        serving = ("dynamic" if self.on_gpu else "merged") if chosen.adapter_serving == "auto" else chosen.adapter_serving
+        serving = (
+            ("dynamic" if self.on_gpu else "merged") if chosen.adapter_serving == "auto" else chosen.adapter_serving
+        )
         return {"dtype": dtype, "adapter_serving": serving, "device": "gpu" if self.on_gpu else "cpu"}
 
     def training_dtype(self) -> str:

@@ -60,7 +60,8 @@ def _shown(job: DraftJob, part: str, asker: Asker) -> dict[str, list[Demonstrati
     }
     table = job.demonstrations.read_part(part, schema.DEMONSTRATIONS)
     return {
-        row["id"]: [rendered[i] for i in row["demonstration_ids"][: job.num_demonstrations]] for row in table.to_pylist()
+        row["id"]: [rendered[i] for i in row["demonstration_ids"][: job.num_demonstrations]]
+        for row in table.to_pylist()
     }
 
 

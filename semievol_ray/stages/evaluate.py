@@ -40,7 +40,7 @@ def pseudo_label_metrics(selection: Step, gold: Step, task: Task) -> dict[str, A
         decided += [row["decision"] for row in rows]
         right += [_right(row["label"], answer, task) for row, answer in zip(rows, answers, strict=True)]
     table = decision_table(decided, right)
-    accepted = [row for row in table if row.decision == "accepted"][0]
+    accepted = next(row for row in table if row.decision == "accepted")
     return {
         "precision_all": _share(right),
         "precision_accepted": accepted.precision,

@@ -36,11 +36,16 @@ class Data:
 
 def ingest(run: Run, config: RunConfig, task: Task) -> Data:
     """Cut the input files into parts. Raises DataError for bad input; skips splits that are committed already."""
-    test = _ingest_split(run, config, task, "test", config.data.test, {}) if config.data.test else None
+    test = ingest_test(run, config, task, config.data.test) if config.data.test else None
     above = {"test": test} if test else {}
-    labeled = _ingest_split(run, config, task, "labeled", config.data.labeled, above)
+    labeled = _ingest_split(run, config, task, "data/labeled", config.data.labeled, above)
     unlabeled, gold = _ingest_pool(run, config, task, {**above, "labeled": labeled})
     return Data(labeled, unlabeled, gold, test)
+
+
+def ingest_test(run: Run, config: RunConfig, task: Task, source: Source, name: str = "data/test") -> Step:
+    """Cut one file of test rows into the parts of the step `name`; repeats stay. Raises DataError for bad input."""
+    return _ingest_split(run, config, task, name, source, {}, keep_repeats=True)
 
 
 def part_rows(configured: int | str, num_rows: int) -> int:
@@ -51,21 +56,29 @@ def part_rows(configured: int | str, num_rows: int) -> int:
 
 
 def _ingest_split(
-    run: Run, config: RunConfig, task: Task, split: str, source: Source, above: dict[str, Step]
+    run: Run,
+    config: RunConfig,
+    task: Task,
+    name: str,
+    source: Source,
+    above: dict[str, Step],
+    *,
+    keep_repeats: bool = False,
 ) -> Step:
-    name = f"data/{split}"
     inputs = _inputs(source, above)
     if done := _done(run, name, config, task, source, inputs):
         return done
     taken = _ids(above.values())
-    kept, counts = _unique(source.path, read_rows(source.path, task, needs_answer=True), keep_repeats=split == "test")
+    kept, counts = _unique(source.path, read_rows(source.path, task, needs_answer=True), keep_repeats=keep_repeats)
     rows = [row for row in kept if row.id not in taken]
     counts["in_higher_split"] = len(kept) - len(rows)
     if source.sample is not None:
         rows = _sampled(rows, source.sample, config.seed)
     if not rows:
         raise DataError(f"{source.path}: every row also stands in the {' or '.join(above)} split; none is left.")
-    table = [{"id": r.id, "question": r.question, "options": r.options, "group": r.group, "answer": r.answer} for r in rows]
+    table = [
+        {"id": r.id, "question": r.question, "options": r.options, "group": r.group, "answer": r.answer} for r in rows
+    ]
     return _commit(run, name, config, task, source, inputs, {"": (table, schema.LABELED)}, counts)[""]
 
 
@@ -90,11 +103,11 @@ def _ingest_pool(run: Run, config: RunConfig, task: Task, above: dict[str, Step]
         rows = _sampled(rows, source.sample, config.seed)
     if not rows:
         raise DataError(f"{source.path}: every row also stands in the labeled or test split; no pool is left.")
-    pool = [
+    pool: list[dict[str, Any]] = [
         {"id": r.id, "question": r.question, "options": r.options, "group": r.group, "num_copies": copies[r.id]}
         for r in rows
     ]
-    gold = [{"id": r.id, "answer": r.answer} for r in rows]
+    gold: list[dict[str, Any]] = [{"id": r.id, "answer": r.answer} for r in rows]
     tables = {"unlabeled": (pool, schema.UNLABELED), "gold": (gold, schema.GOLD)}
     steps = _commit(run, "data", config, task, source, inputs, tables, counts)
     return steps["unlabeled"], steps["gold"]
@@ -124,7 +137,12 @@ def _sampled(rows: Sequence[InputRow], num: int, seed: int) -> list[InputRow]:
 
 
 def _ids(steps: Collection[Step]) -> set[str]:
-    return {i for step in steps for part in step.parts for i in step.read_part(part, schema.LABELED).column("id").to_pylist()}
+    return {
+        i
+        for step in steps
+        for part in step.parts
+        for i in step.read_part(part, schema.LABELED).column("id").to_pylist()
+    }
 
 
 def _inputs(source: Source, above: dict[str, Step]) -> dict[str, str]:
@@ -156,8 +174,14 @@ def _done(run: Run, name: str, config: RunConfig, task: Task, source: Source, in
 
 
 def _commit(
-    run: Run, folder: str, config: RunConfig, task: Task, source: Source, inputs: dict[str, str],
-    tables: dict[str, tuple[list[dict[str, Any]], pa.Schema]], counts: dict[str, int],
+    run: Run,
+    folder: str,
+    config: RunConfig,
+    task: Task,
+    source: Source,
+    inputs: dict[str, str],
+    tables: dict[str, tuple[list[dict[str, Any]], pa.Schema]],
+    counts: dict[str, int],
 ) -> dict[str, Step]:
     steps = {}
     for name, (rows, columns) in tables.items():

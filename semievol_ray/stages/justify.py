@@ -56,6 +56,7 @@ async def _justify(job: JustifyJob, row: Mapping[str, Any], answers: Sequence[st
 
 
 def _justified(job: JustifyJob, row: Row, answers: list[str | None], vote: Vote, reply: Row) -> Row:
+    whole = reply["finish_reason"] == "stop"  # cut off at max_tokens: no H, whatever the estimator
     h = vote.entropy if job.confidence == "vote_entropy" else reply[job.confidence]
     return {
         "id": row["id"],
@@ -64,5 +65,5 @@ def _justified(job: JustifyJob, row: Row, answers: list[str | None], vote: Vote,
         "vote_share": vote.share,
         "vote_entropy": vote.entropy,
         **reply,
-        "confidence": h if reply["answer"] is not None else None,
+        "confidence": h if whole and reply["answer"] is not None else None,
     }

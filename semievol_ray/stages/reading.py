@@ -22,7 +22,7 @@ _CSV_FIELD_LIMIT = 2**31 - 1
 
 @dataclass(frozen=True)
 class InputRow:
-    """One row as read: `answer` is canonical, None where the file has none; `line` counts from 1, the header included."""
+    """One row as read: `answer` is canonical, None where the file has none; `line` counts from 1, header included."""
 
     id: str
     question: str
@@ -65,7 +65,9 @@ def _records(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             case other:
                 raise DataError(f"{path}: {other or 'no'} suffix; files of rows are .csv, .jsonl or .parquet.")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). Convert it to UTF-8.") from None
+        raise DataError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). Convert it to UTF-8."
+        ) from None
     except (csv.Error, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as {file.suffix[1:]}: {error}") from None
     except OSError as error:
@@ -129,19 +131,18 @@ def _options(path: str, line: int, value: Any, column: str | None) -> list[str] 
             value = None
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str | int | float) for v in value):
         raise DataError(
-            f'{path}, line {line}: column {column!r} is not a list of at least two options. Write it as JSON: ["first", "second"].'
+            f"{path}, line {line}: column {column!r} is not a list of at least two options. "
+            'Write it as JSON: ["first", "second"].'
         )
     return [str(v) for v in value]
 
 
-def _answer(
-    path: str, line: int, value: Any, task: Task, options: list[str] | None, needs_answer: bool
-) -> str | None:
+def _answer(path: str, line: int, value: Any, task: Task, options: list[str] | None, needs_answer: bool) -> str | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         if needs_answer:
             raise DataError(
-                f"{path}, line {line}: column {task.columns.answer!r} is empty. A labeled or test row needs its answer; "
-                "rows without one belong in the unlabeled file."
+                f"{path}, line {line}: column {task.columns.answer!r} is empty. A labeled or test row needs its "
+                "answer; rows without one belong in the unlabeled file."
             )
         return None
     try:

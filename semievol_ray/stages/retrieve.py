@@ -1,4 +1,4 @@
-"""Retrieve: the k nearest labeled questions of each unlabeled one, by cosine over sentence embeddings (in-context propagation).
+"""Retrieve, the in-context propagation: the k nearest labeled questions of each unlabeled one, by cosine.
 
 Invariant: no row retrieves a row with its own id or its normalised question.
 """
@@ -16,6 +16,7 @@ from semievol_ray.engines.base import Embedder, Index
 from semievol_ray.engines.embed import open_embedder
 from semievol_ray.engines.faiss import FlatIndex
 from semievol_ray.runs import Step
+from semievol_ray.stages.cluster import streamed
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def retrieve(job: RetrieveJob, on_part: Callable[[int], None]) -> None:
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         RetrieveWorker, fn_constructor_args=(job,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1
     )
-    for row in rows.iter_rows():
+    for row in streamed(rows):
         on_part(int(row["num_rows"]))
 
 
@@ -63,7 +64,9 @@ class RetrieveWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part = str(batch["part"][0])
         self._job.step.begin_attempt(part)
-        table = nearest(self._job.pool.read_part(part, schema.UNLABELED), self._pool, self._embedder, self._job.num_demonstrations)
+        table = nearest(
+            self._job.pool.read_part(part, schema.UNLABELED), self._pool, self._embedder, self._job.num_demonstrations
+        )
         self._job.step.commit_part(part, table)
         return {"num_rows": [table.num_rows]}
 

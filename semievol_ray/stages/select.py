@@ -35,8 +35,8 @@ def choose_threshold(justified: Step, theta: float) -> Selected:
     values = np.concatenate([np.asarray(row["confidences"], dtype=np.float32) for row in read])
     if values.size == 0:
         raise NothingAcceptedError(
-            f"{justified.path}: no row has a confidence, so none can be accepted. Look at a row with `semievol explain`: "
-            "the answers may be unreadable, or cut off at max_tokens."
+            f"{justified.path}: no row has a confidence, so none can be accepted. Look at a row with "
+            "`semievol explain`: the answers may be unreadable, or cut off at max_tokens."
         )
     tau = threshold(values, theta)
     return Selected(tau, ties_excess(values, theta, tau), int(values.size))

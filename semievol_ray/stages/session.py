@@ -8,7 +8,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from semievol_ray.engines.opening import open_generator
 from semievol_ray.errors import EngineDiedError
 from semievol_ray.placement import Replicas
 from semievol_ray.stages.answering import Asker, Load
+from semievol_ray.stages.cluster import streamed
 from semievol_ray.stages.draft import DraftJob, draft_part
 from semievol_ray.stages.justify import JustifyJob, justify_part
 from semievol_ray.stages.predict import PredictJob, predict_part
@@ -28,7 +29,7 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Session:
-    """What every actor of a pool is given: its engine, the task, and the jobs in the order in which a part meets them."""
+    """What every actor of a pool is given: its engine, the task, and the jobs in the order a part meets them."""
 
     name: str
     spec: EngineSpec
@@ -92,8 +93,8 @@ def run_session(
         num_cpus=replicas.cpus_each,
         num_gpus=replicas.gpus_each,
     )
-    for reports in _streamed(rows):
-        for report in reports:
+    for row in streamed(rows):
+        for report in row["reports"]:
             on_report(PartReport(**report))
     on_stats(rows.stats())
 
@@ -103,11 +104,6 @@ def in_flight(session: Session) -> int:
     max_num_seqs = int(session.spec.speed.get("max_num_seqs", 256 if session.spec.on_gpu else 64))
     num_drafts = sum(isinstance(job, DraftJob) for job in session.jobs)
     return max(2, -(-2 * max_num_seqs // (session.part_rows * max(num_drafts, 1))) + 1)
-
-
-def _streamed(rows: Any) -> Iterator[list[dict[str, Any]]]:
-    for row in rows.iter_rows():
-        yield row["reports"]
 
 
 def _pool_of(job: Job) -> str:

@@ -42,7 +42,9 @@ def examples_parts(labeled: Step, accepted: Sequence[Accepted]) -> list[str]:
 def write_examples(step: Step, labeled: Step, accepted: Sequence[Accepted], pseudo_weight: float) -> None:
     """Commit EXAMPLES: gold rows with weight 1, accepted rows with `pseudo_weight`."""
     names = step.missing_parts()
-    for _ in map_parts(_write_examples, names, step=step, labeled=labeled, accepted=tuple(accepted), weight=pseudo_weight):
+    for _ in map_parts(
+        _write_examples, names, step=step, labeled=labeled, accepted=tuple(accepted), weight=pseudo_weight
+    ):
         pass
 
 
@@ -72,7 +74,9 @@ def _fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict
         train_loop_config={"spec": spec, "num_threads": max(1, int(cpus))},
         torch_config=TorchConfig(backend="nccl" if spec.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+            num_workers=num_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=RunConfig(name="ray", storage_path=os.path.abspath(folder)),  # noqa: PTH100
     )
@@ -81,7 +85,9 @@ def _fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict
     except KeyboardInterrupt:
         raise
     except Exception as error:  # Ray Train wraps whatever a worker raised
-        raise RunStopped(f"fine-tuning failed: {_root_cause(error)}. Running the same command again starts it anew.") from error
+        raise RunStopped(
+            f"fine-tuning failed: {_root_cause(error)}. Running the same command again starts it anew."
+        ) from error
     return dict(read_json(_metrics_path(spec)))
 
 
@@ -172,5 +178,3 @@ def _pseudo_labelled(accepted: Accepted, part: str, weight: float) -> list[dict[
 def with_examples(spec: FinetuneSpec, step: Step) -> FinetuneSpec:
     """The spec reading the parts of a committed EXAMPLES step."""
     return replace(spec, examples=tuple(step.part_path(part) for part in step.parts))
-
-

@@ -1,0 +1,116 @@
+"""`semievol evaluate`: greedy accuracy of a run's last adapter, on its own test split or on another file.
+
+Invariant: a file is evaluated under its content hash inside the run directory, so none is answered twice.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semievol_ray import storage, tables
+from semievol_ray.config import RunConfig, Source
+from semievol_ray.configfile import parse
+from semievol_ray.driver import adapter_of
+from semievol_ray.errors import DataError, DriftError, StorageError, UserError
+from semievol_ray.extras import check_extras
+from semievol_ray.progress import Progress
+from semievol_ray.runs import Run, Step, read_manifest, read_steps
+from semievol_ray.stages.answer import answer, evaluation
+from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.ingest import ingest_test
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A committed evaluation: the step it is stored in, what was evaluated on, and the step's metrics."""
+
+    step: str
+    data: str
+    metrics: Mapping[str, Any]
+
+
+def stored_evaluation(root: str) -> Evaluation:
+    """The evaluation of the run's last adapter on its own test split. Raises UserError where there is none."""
+    config = _config(root)
+    if config.data.test is None:
+        raise UserError(f"{root} has no test split in its configuration. Name a file with answers: --data FILE.")
+    name = f"rounds/{config.method.rounds:04d}/evaluate"
+    committed = dict(read_steps(root)).get(name, {}).get("committed")
+    if not committed:
+        raise _unfinished(root, name)
+    return Evaluation(name, config.data.test.path, committed["metrics"])
+
+
+def evaluate_file(root: str, path: str, progress: Progress | None = None) -> Evaluation:
+    """Answer the rows of a file with the run's last adapter, as its own test split was answered.
+
+    Steps lie under evaluations/<first 8 of the file's SHA-256>/. Raises DataError for bad rows, UserError when the run
+    is not finished, DriftError when the base model is no longer the one the adapter was trained on.
+    """
+    config, source = _config(root), Source.model_validate({"path": str(Path(path).absolute())})
+    folder = f"evaluations/{_digest(source.path)[:8]}"
+    number = config.method.rounds
+    check_extras(config)
+    _trained(root, number)
+    with ExitStack() as closing, Run.open(root, {}) as held:
+        context = Context(held, config, progress or Progress(), closing)
+        trained = _trained(held.root, number)
+        _require_same_base(context, trained)
+        test = ingest_test(held, config, context.task, source, f"{folder}/data")
+        adapter: Adapter = adapter_of(trained, config, number)
+        wanted = evaluation(context, f"{folder}/round-{number:04d}", test, adapter)
+        answer(context, "evaluate", [wanted])
+        committed = wanted.job.step.committed()
+        assert committed is not None
+        return Evaluation(wanted.job.step.name, source.path, committed["metrics"])
+
+
+def render(found: Evaluation) -> str:
+    """The accuracy with its interval and the per-class table, as text that fits 80 columns."""
+    m = found.metrics
+    lines = [
+        tables.paragraph(f"data: {found.data}"),
+        f"accuracy: {tables.percent(m['accuracy'])}",
+        f"95% interval: {tables.interval(m['accuracy_low'], m['accuracy_high'])}",
+        f"rows: {tables.count(m['num_rows'])} ({tables.count(m['num_unreadable'])} unreadable)",
+    ]
+    rows = [
+        (c["label"], tables.count(c["support"]), *(tables.percent(c[key]) for key in ("precision", "recall", "f1")))
+        for c in m["classes"]
+    ]
+    lines += ["", tables.table(("answer", "rows", "precision", "recall", "F1"), rows)] if rows else []
+    return "\n".join(lines)
+
+
+def _config(root: str) -> RunConfig:
+    return parse(read_manifest(root)["config"], f"{root}/manifest.json")
+
+
+def _digest(path: str) -> str:
+    try:
+        return storage.digest(storage.read(path))
+    except StorageError as error:
+        raise DataError(str(error)) from error
+
+
+def _trained(root: str, number: int) -> Step:
+    """The last round's committed fine-tuning."""
+    name = f"rounds/{number:04d}/train"
+    if not dict(read_steps(root)).get(name, {}).get("committed"):
+        raise _unfinished(root, name)
+    return Step(f"{root}/{name}", name, ())
+
+
+def _unfinished(root: str, step: str) -> UserError:
+    return UserError(f"{root} is not finished: {step} has not ended. Do `semievol run` with its configuration first.")
+
+
+def _require_same_base(context: Context, trained: Step) -> None:
+    then, now = trained.record()["inputs"]["model"], context.model().digest
+    if then != now:
+        raise DriftError(
+            f"model {context.config.model!r} is not the one the adapter in {trained.path} was trained on: its weights "
+            f"have digest {now[:12]} now and had {then[:12]} then. Put the old weights back where they were."
+        )

@@ -1,0 +1,169 @@
+"""The table at the end of a run: what the method gained, what its pseudo-labels were worth, where the time went.
+
+Invariant: every figure is read from committed steps, so the table can be made again from the directory alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from semievol_ray import tables
+from semievol_ray.core.metrics import Interval, paired_difference
+from semievol_ray.runs import Step, read_events, read_manifest, read_steps
+from semievol_ray.stages.evaluate import correctness
+
+UNTOUCHED, LABELS_ONLY, SEMIEVOL = "untouched model", "labels only", "SemiEvol"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One model's accuracy on the test split."""
+
+    model: str
+    accuracy: Interval
+    num_rows: int
+    num_unreadable: int
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """A round's pseudo-labels; precisions are None without any gold answer; `coverage` is the share accepted."""
+
+    round: int
+    precision_before: float | None
+    precision_after: float | None
+    coverage: float
+    num_accepted: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run's results; `gain` is accuracy(SemiEvol) - accuracy(labels only), None without a test split."""
+
+    name: str
+    root: str
+    accuracies: tuple[Accuracy, ...]
+    gain: Interval | None
+    pseudo_labels: tuple[PseudoLabels, ...]
+    seconds: Mapping[str, float]
+
+
+def summarise(root: str) -> Summary:
+    """The results in a run directory, of the steps that are committed. Raises UserError when the folder is none."""
+    manifest = read_manifest(root)
+    done = {name: record["committed"] for name, record in read_steps(root) if record.get("committed")}
+    evaluated = _evaluated(done)
+    gain = None
+    if {LABELS_ONLY, SEMIEVOL} <= set(evaluated):
+        right = [correctness(_step(root, evaluated[model])) for model in (SEMIEVOL, LABELS_ONLY)]
+        gain = paired_difference(right[0], right[1])
+    return Summary(
+        name=str(manifest["name"]),
+        root=root,
+        accuracies=tuple(_accuracy(model, done[name]["metrics"]) for model, name in evaluated.items()),
+        gain=gain,
+        pseudo_labels=tuple(_pseudo_labels(name, c) for name, c in sorted(done.items()) if _is_selection(name)),
+        seconds=_seconds(root, done),
+    )
+
+
+def render(found: Summary) -> str:
+    """The summary as text that fits 80 columns."""
+    blocks = [_accuracy_table(found), _pseudo_label_table(found), _time_table(found), f"run: {found.root}"]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _accuracy_table(found: Summary) -> str:
+    if not found.accuracies:
+        return "No test split is configured, so no accuracy is known."
+    rows = [
+        (a.model, tables.percent(a.accuracy.value), tables.interval(a.accuracy.low, a.accuracy.high),
+         tables.count(a.num_rows), tables.count(a.num_unreadable))
+        for a in found.accuracies
+    ]  # fmt: skip
+    lines = tables.table(("test split", "accuracy", "95% interval", "rows", "unreadable"), rows)
+    return f"{lines}\n{_gain_line(found.gain)}" if found.gain else lines
+
+
+def _gain_line(gain: Interval) -> str:
+    points, low, high = (100 * value for value in (gain.value, gain.low, gain.high))
+    note = ", which includes 0" if low <= 0 <= high else ""
+    return f"SemiEvol - labels only: {points:+.1f} points\n  (paired 95% interval {low:+.1f} to {high:+.1f}{note})"
+
+
+def _pseudo_label_table(found: Summary) -> str:
+    header = ("pseudo-labels", "precision before", "after selection", "accepted", "of rows", "coverage")
+    rows = [
+        (f"round {p.round}", tables.percent(p.precision_before), tables.percent(p.precision_after),
+         tables.count(p.num_accepted), tables.count(p.num_rows), tables.percent(p.coverage))
+        for p in found.pseudo_labels
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    unknown = all(p.precision_before is None for p in found.pseudo_labels)
+    return tables.table(header, rows) + "\nNo gold answer is known, so no precision either." * unknown
+
+
+def _time_table(found: Summary) -> str:
+    rows = [(name, tables.seconds(value)) for name, value in found.seconds.items()]
+    return tables.table(("step", "time"), [*rows, ("together", tables.seconds(sum(found.seconds.values())))])
+
+
+def _evaluated(done: Mapping[str, Any]) -> dict[str, str]:
+    """Which evaluation step stands for which model; SemiEvol's is that of the last round."""
+    rounds = sorted(name for name in done if name.startswith("rounds/") and name.endswith("/evaluate"))
+    later = [name for name in rounds if name != "rounds/0000/evaluate"]
+    models = {UNTOUCHED: "base/evaluate", LABELS_ONLY: "rounds/0000/evaluate", SEMIEVOL: later[-1] if later else ""}
+    return {model: name for model, name in models.items() if name in done}
+
+
+def _accuracy(model: str, metrics: Mapping[str, Any]) -> Accuracy:
+    value = Interval(metrics["accuracy"], metrics["accuracy_low"], metrics["accuracy_high"])
+    return Accuracy(model, value, metrics["num_rows"], metrics["num_unreadable"])
+
+
+def _is_selection(name: str) -> bool:
+    return name.startswith("rounds/") and name.endswith("/select")
+
+
+def _pseudo_labels(name: str, committed: Mapping[str, Any]) -> PseudoLabels:
+    metrics = committed["metrics"]
+    accepted = next(row["rows"] for row in metrics["decisions"] if row["decision"] == "accepted")
+    return PseudoLabels(
+        round=int(name.split("/")[1]),
+        precision_before=metrics["precision_all"],
+        precision_after=metrics["precision_accepted"],
+        coverage=metrics["coverage"],
+        num_accepted=accepted,
+        num_rows=committed["num_rows"],
+    )
+
+
+def _step(root: str, name: str) -> Step:
+    path = f"{root}/{name}"
+    return Step(path, name, tuple(Step(path, name, ()).record()["parts"]))
+
+
+def _seconds(root: str, done: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of every step in the order of commits; steps that shared an engine stand together as its session."""
+    spent: dict[str, float] = {}
+    session_of: dict[str, str] = {}
+    began, previous = None, None
+    for event in read_events(root):
+        if event["kind"] == "session_started":
+            began = (f"{event['session']} engine", event["time"])
+            session_of |= dict.fromkeys(event["jobs"], began[0])
+        elif began and event["kind"] in {"session_ended", "run_started"}:
+            end = event["time"] if event["kind"] == "session_ended" else previous
+            spent[began[0]] = spent.get(began[0], 0.0) + _elapsed(began[1], end)
+            began = None
+        elif event["kind"] == "step_committed" and event["step"] in done and event["step"] not in session_of:
+            spent[event["step"]] = done[event["step"]]["seconds"]
+        previous = event["time"]
+    return spent
+
+
+def _elapsed(start: str, end: str | None) -> float:
+    return (datetime.fromisoformat(end or start) - datetime.fromisoformat(start)).total_seconds()

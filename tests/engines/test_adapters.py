@@ -1,0 +1,115 @@
+"""Saved adapters: which are refused, and that merging one changes nothing but where its weights lie."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from semievol_ray.engines.adapters import adapter_digest, merge, verify_adapter
+from semievol_ray.errors import AdapterError
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+def _good() -> Tensors:
+    numbers = np.random.default_rng(0)
+    shapes = {"layer.lora_A.weight": (4, 8), "layer.lora_B.weight": (6, 4)}
+    return {name: numbers.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _save(folder: Path, tensors: Tensors) -> str:
+    from safetensors.numpy import save_file
+
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
+    return str(folder)
+
+
+def _with(name: str, tensor: NDArray[np.float32]) -> Tensors:
+    return {**_good(), name: tensor}
+
+
+def test_verify_adapter_of_a_sound_one_counts_tensors_and_parameters(tmp_path: Path) -> None:
+    assert verify_adapter(_save(tmp_path, _good())) == {"num_tensors": 2, "num_parameters": 4 * 8 + 6 * 4}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fault"),
+    [
+        ({}, "no tensor"),
+        (_with("layer.lora_A.weight", np.zeros((0, 8), np.float32)), "is empty"),
+        (_with("layer.lora_B.weight", np.zeros((6, 4), np.float32)), "all zero"),
+        (_with("layer.lora_A.weight", np.full((4, 8), np.nan, np.float32)), "not finite"),
+        (_with("layer.lora_B.weight", np.full((6, 4), np.inf, np.float32)), "not finite"),
+        (_with("layer.lora_A.weight", np.ones((3, 8), np.float32)), "not of rank 4"),
+        (_with("layer.lora_B.weight", np.ones((6, 3), np.float32)), "not of rank 4"),
+    ],
+    ids=["none", "empty", "zero", "nan", "inf", "rank of A", "rank of B"],
+)
+def test_verify_adapter_refuses_unusable_tensors_saying_why(tensors: Tensors, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=fault):
+        verify_adapter(_save(tmp_path, tensors))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        lambda folder: (folder / "adapter_config.json").unlink(),
+        lambda folder: (folder / "adapter_config.json").write_text("{"),
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"torn"),
+    ],
+    ids=["no weights", "no config", "torn config", "no rank", "torn weights"],
+)
+def test_verify_adapter_refuses_missing_and_damaged_files(spoil: Callable[[Path], object], tmp_path: Path) -> None:
+    folder = _save(tmp_path, _good())
+    spoil(tmp_path)
+    with pytest.raises(AdapterError, match="cannot be re-opened"):
+        verify_adapter(folder)
+
+
+def test_adapter_digest_changes_with_weights_and_with_configuration(tmp_path: Path) -> None:
+    folder = _save(tmp_path, _good())
+    seen = {adapter_digest(folder)}
+    (tmp_path / "README.md").write_text("no part of what is served")
+    seen.add(adapter_digest(folder))
+    assert len(seen) == 1
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 64}))
+    seen.add(adapter_digest(folder))
+    _save(tmp_path, _with("layer.lora_A.weight", np.ones((4, 8), np.float32)))
+    seen.add(adapter_digest(folder))
+    assert len(seen) == 3
+
+
+def test_merged_model_answers_as_peft_does(tiny_llama: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(5, 60)[None]
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    with torch.no_grad():
+        untouched = base(ids).logits
+        expected = PeftModel.from_pretrained(base, tiny_adapters[0])(ids).logits
+    merge(str(tiny_llama), str(tiny_adapters[0]), "float32", str(tmp_path))
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")(ids).logits
+    assert float((untouched - expected).abs().max()) > 0.1
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_merge_to_bfloat16_is_the_float32_merge_rounded_once(
+    tiny_llama: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    for dtype in ("float32", "bfloat16"):
+        merge(str(tiny_llama), str(tiny_adapters[0]), dtype, str(tmp_path / dtype))
+    exact, rounded = (load_file(tmp_path / d / "model.safetensors") for d in ("float32", "bfloat16"))
+    assert exact.keys() == rounded.keys()
+    assert all(torch.equal(exact[name].bfloat16(), rounded[name]) for name in exact)

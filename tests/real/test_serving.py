@@ -1,0 +1,111 @@
+"""The adapter of a run through three doors: vLLM merged (what the run used), vLLM with LoRARequest, and plain PEFT."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from semievol_ray import schema, tasks
+from semievol_ray.core.confidence import mean_nll
+from semievol_ray.core.prompts import question_messages
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling
+from semievol_ray.engines.opening import open_generator
+from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, prompt_ids
+from semievol_ray.runs import Step, read_steps
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+H_TOLERANCE = 2e-3
+"""Nats per token, float32: merged weights are (W + BA)x rounded once, dynamic ones Wx + B(Ax)."""
+NUM_MIXED = 60
+DATE = "2024-07-26"
+TASK = tasks.builtin("wordnet")
+
+
+def table(root: Path, name: str, columns: Any) -> list[dict[str, Any]]:
+    record = dict(read_steps(str(root)))[name]
+    step = Step(f"{root}/{name}", name, tuple(record["parts"]))
+    return [row for part in step.parts for row in step.read_part(part, columns).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def prompts(finished: tuple[Path, str], smollm2: str) -> list[tuple[int, ...]]:
+    tokenizer = load_tokenizer(smollm2)
+    rows = table(finished[0], "data/test", schema.LABELED)
+    asked = [question_messages(TASK.instruction, row["question"], ()) for row in rows]
+    return [tuple(prompt_ids(tokenizer, messages, DATE)) for messages in asked]
+
+
+@pytest.fixture(scope="module")
+def dynamic(finished: tuple[Path, str], smollm2: str, prompts: list[tuple[int, ...]]) -> dict[str, list[Completion]]:
+    """Completions of one engine with the adapter as LoRARequest: `warm` for all prompts, then a mixed batch."""
+    spec = EngineSpec(
+        kind="vllm", model="smollm2", model_path=smollm2, merged=None,
+        adapters={"evolved": str(finished[0] / "rounds/0001/train/adapter")}, dtype="float32", max_model_len=512,
+        max_lora_rank=16, seed=0, num_threads=2, on_gpu=False, answer_format=TASK.format,
+    )  # fmt: skip
+    sampling = Sampling(0.0, TASK.max_tokens)
+
+    async def ask(engine: Any, pairs: list[tuple[tuple[int, ...], str | None]]) -> list[Completion]:
+        return list(await asyncio.gather(*(engine.generate(Request(ids, sampling, name)) for ids, name in pairs)))
+
+    async def everything() -> dict[str, list[Completion]]:
+        engine = open_generator(spec)
+        try:
+            warm = await ask(engine, [(ids, "evolved") for ids in prompts])
+            pairs = [(ids, name) for ids in prompts[:NUM_MIXED] for name in (None, "evolved")]
+            mixed = await ask(engine, pairs)
+        finally:
+            engine.close()
+        return {"warm": warm, "mixed_base": mixed[::2], "mixed_warm": mixed[1::2]}
+
+    return asyncio.run(everything())
+
+
+def largest_difference(completions: list[Completion], rows: list[dict[str, Any]]) -> float:
+    pairs = [
+        (mean_nll(c.token_logprobs), row["mean_nll"])
+        for c, row in zip(completions, rows, strict=False)
+        if row["mean_nll"] is not None
+    ]
+    assert pairs
+    return max(abs((ours or 0.0) - theirs) for ours, theirs in pairs)
+
+
+def test_adapter_lora_request_answers_and_confidence_equal_merged(
+    finished: tuple[Path, str], dynamic: dict[str, list[Completion]]
+) -> None:
+    merged = table(finished[0], "rounds/0001/evaluate", schema.PREDICTIONS)
+    assert len(merged) == 200
+    assert [c.text for c in dynamic["warm"]] == [row["text"] for row in merged]
+    assert largest_difference(dynamic["warm"], merged) < H_TOLERANCE
+
+
+def test_adapter_mixed_batch_rows_equal_separate_batches(
+    finished: tuple[Path, str], dynamic: dict[str, list[Completion]]
+) -> None:
+    base = table(finished[0], "base/evaluate", schema.PREDICTIONS)
+    assert [c.text for c in dynamic["mixed_base"]] == [row["text"] for row in base[:NUM_MIXED]]
+    assert [c.text for c in dynamic["mixed_warm"]] == [c.text for c in dynamic["warm"][:NUM_MIXED]]
+    assert largest_difference(dynamic["mixed_base"], base) < H_TOLERANCE
+
+
+def test_adapter_plain_peft_answers_and_confidence_equal_vllm(
+    finished: tuple[Path, str], smollm2: str, prompts: list[tuple[int, ...]], dynamic: dict[str, list[Completion]]
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(finished[0] / "rounds/0001/train/adapter")).eval()
+    end = end_of_turn_id(load_tokenizer(smollm2), DATE)
+    for ids, completion in zip(prompts, dynamic["warm"], strict=True):
+        answer = [*completion.token_ids, *([end] if completion.finish_reason == "stop" else [])]
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*ids, *answer]]), logits_to_keep=len(answer) + 1).logits[0, :-1]
+        assert logits.argmax(-1).tolist() == answer  # greedy decoding would have given the same answer
+        logprobs = torch.log_softmax(logits, -1)[range(len(answer)), answer][: len(completion.token_ids)]
+        assert (mean_nll(logprobs.tolist()) or 0.0) == pytest.approx(
+            mean_nll(completion.token_logprobs) or 0.0, abs=2e-3
+        )

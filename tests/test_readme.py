@@ -1,0 +1,61 @@
+"""README.md says what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import readme_reference
+import yaml
+
+from semievol_ray import configfile
+from semievol_ray.config import RunConfig
+
+TEXT = readme_reference.README.read_text(encoding="utf-8")
+REMEDY = "README.md is behind the code: run `make readme`"
+
+
+def block(name: str) -> str:
+    return TEXT.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip()
+
+
+@pytest.mark.parametrize("name", sorted(readme_reference.BLOCKS))
+def test_readme_generated_block_is_what_the_code_makes_now(name: str) -> None:
+    assert block(name) == readme_reference.BLOCKS[name](), REMEDY
+
+
+def test_readme_reference_has_a_row_with_its_default_for_every_leaf_of_a_resolved_config() -> None:
+    config = RunConfig(name="r", task="wordnet", data={"labeled": "a.csv", "unlabeled": "b.csv"}, model="m")
+    rows = {
+        line.split("|")[1].strip(" `"): line.split("|")[3].strip(" `")
+        for line in block("config-reference").splitlines()
+    }
+    for key, value in leaves(config.model_dump(mode="json")):
+        assert key in rows or f"{key}.path" in rows, f"{key}: {REMEDY}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            assert float(rows[key]) == value, f"{key}: {REMEDY}"
+
+
+def test_readme_file_map_lists_every_module_that_exists() -> None:
+    listed = set(re.findall(r"`(semievol_ray/[\w/]+\.py)`", block("file-map")))
+    assert listed == {
+        p.relative_to(readme_reference.ROOT).as_posix() for p in Path(configfile.__file__).parent.rglob("*.py")
+    }
+
+
+def test_readme_yaml_examples_that_name_a_run_are_valid_configurations() -> None:
+    examples = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)]
+    whole = [example for example in examples if "name" in example]
+    assert len(whole) >= 2
+    for example in whole:
+        configfile.parse(example, "README.md")
+
+
+def leaves(tree: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """The dotted keys of a resolved configuration with their values; lists and mappings of arguments stay whole."""
+    found: list[tuple[str, object]] = []
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            found += leaves(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", value))
+    return found
