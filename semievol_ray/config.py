@@ -139,7 +139,7 @@ class JustifyConfig(_Part):
 class MethodConfig(_Part):
     """The algorithm's settings (method.md); fingerprinted."""
 
-    rounds: int = Field(1, ge=1, le=20)
+    rounds: int = Field(1, ge=1, le=1, description="this version does one")
     embedder: str = Field("all-minilm-l6-v2", description="a sentence-transformers model, or 'hash'")
     collaborators: Annotated[tuple[CollaboratorConfig, ...], Field(min_length=1), AfterValidator(_named)] = Field(
         default_factory=_paper_four
@@ -239,6 +239,16 @@ class RunConfig(_Part):
         workers, batch = self.speed.num_train_workers, self.train.train_batch_size
         if batch % workers:
             raise ValueError(f"train.train_batch_size {batch} cannot be divided over {workers} speed.num_train_workers")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_is_the_student(self) -> "RunConfig":
+        for c in self.method.collaborators:
+            if c.adapter == "warm" and c.model not in (None, self.model):
+                raise ValueError(
+                    f"method.collaborators.{c.name}: adapter: warm is the student's ({self.model}); it does not fit on "
+                    f"{c.model}. Leave out model, or use adapter: none"
+                )
         return self
 
     def resolve_task(self) -> tasks.Task:

@@ -56,7 +56,8 @@ def cluster_resources() -> Resources:
     """The resources of the Ray cluster this process is connected to."""
     import ray
 
-    nodes: list[dict[str, Any]] = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+    listed: Any = ray.nodes  # untyped in ray
+    nodes: list[dict[str, Any]] = [n["Resources"] for n in listed() if n["Alive"]]
     return Resources(tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0)) for n in nodes))
 
 
@@ -89,8 +90,8 @@ def _places(setting: str, num: int, cpus: float, gpus: float, resources: Resourc
         kinds = Counter(f"{node.num_cpus:g} CPUs and {node.num_gpus:g} GPUs" for node in resources.nodes)
         has = "; ".join(f"{count} of {kind}" for kind, count in kinds.items()) or "none"
         raise PlacementError(
-            f"{setting} does not fit: {num} x ({cpus:g} CPUs, {gpus:g} GPUs), each on one node, and the cluster's nodes "
-            f"are {has}: room for {most}. Lower the setting or add nodes."
+            f"{setting} does not fit: {num} x ({cpus:g} CPUs, {gpus:g} GPUs), each on one node, and the cluster's "
+            f"nodes are {has}: room for {most}. Lower the setting or add nodes."
         )
     return most
 

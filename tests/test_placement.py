@@ -39,7 +39,9 @@ UNEVEN = Resources((Node(8, 0), Node(8, 3), Node(4, 1)))
         ),
     ],
 )
-def test_replicas_fill_the_cluster_or_are_as_asked(resources: Resources, speed: dict[str, Any], expected: Replicas) -> None:
+def test_replicas_fill_the_cluster_or_are_as_asked(
+    resources: Resources, speed: dict[str, Any], expected: Replicas
+) -> None:
     assert place(SpeedConfig(**speed), resources) == expected
 
 
@@ -57,7 +59,9 @@ def test_replicas_fill_the_cluster_or_are_as_asked(resources: Resources, speed: 
         (Resources(()), {}, "nodes are none: room for 0"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_arithmetic(resources: Resources, speed: dict[str, Any], told: str) -> None:
+def test_what_does_not_fit_is_refused_with_the_arithmetic(
+    resources: Resources, speed: dict[str, Any], told: str
+) -> None:
     with pytest.raises(PlacementError, match=told):
         place(SpeedConfig(**speed), resources)
 

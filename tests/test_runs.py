@@ -166,8 +166,17 @@ def test_attempts_are_numbered_and_outlive_a_torn_line(tmp_path: Path) -> None:
         assert step.attempts("part-00000")[0]["engine"] == "scripted"
 
 
-def test_manifest_of_the_first_open_stays(tmp_path: Path) -> None:
-    with Run.open(str(tmp_path / "run"), {"config": {"model": "a"}}):
+def test_manifest_before_any_commit_is_that_of_the_last_open(tmp_path: Path) -> None:
+    for model in ("mistaken", "mended"):
+        with Run.open(str(tmp_path / "run"), {"config": {"model": model}}):
+            pass
+
+    assert read_manifest(str(tmp_path / "run"))["config"] == {"model": "mended"}
+
+
+def test_manifest_stays_once_a_step_is_committed(tmp_path: Path) -> None:
+    with Run.open(str(tmp_path / "run"), {"config": {"model": "a"}}) as run:
+        run.commit(run.step("data/test", settings={}, inputs={}, parts=[]), {})
         first = read_manifest(str(tmp_path / "run"))
     with Run.open(str(tmp_path / "run"), {"config": {"model": "b"}}) as run:
         assert run.attempt == 2

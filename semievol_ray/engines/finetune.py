@@ -48,14 +48,17 @@ class TrainingExample:
     weight: float
 
 
-def finetune(spec: FinetuneSpec) -> dict[str, float]:
+def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, float]:
     """Fine-tune with LoRA and save the adapter to `spec.out`; runs in every worker, torch.distributed already up.
 
-    Returns train_loss, num_steps, num_examples and train_seconds. Raises DataError when an example is too long.
+    `num_threads` is torch's on a CPU, its own choice when None. Returns train_loss, num_steps, num_examples and
+    train_seconds. Raises DataError when an example is too long.
     """
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     set_seed(spec.seed)
     tokenizer = load_tokenizer(spec.model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)

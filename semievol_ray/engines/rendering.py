@@ -82,12 +82,11 @@ def _render(
 
 def _apply(tokenizer: Tokenizer, messages: Sequence[Message], template_date: str, add_generation_prompt: bool) -> str:
     fixed = date.fromisoformat(template_date)
-    return tokenizer.apply_chat_template(
-        [{"role": m.role, "content": m.content} for m in messages],
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-        **_clock(fixed),
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=add_generation_prompt, **_clock(fixed)
     )
+    return str(text)
 
 
 def _clock(fixed: date) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from semievol_ray.core.answers import AnswerFormat, Choice, Labels, Number
 from semievol_ray.engines.base import Completion, EngineSpec, Request, Tokenizer
+from semievol_ray.errors import EngineDiedError
 
 _END = 256
 HASH_DIMENSIONS = 64
@@ -53,8 +54,12 @@ class ScriptedGenerator:
         self._merged = spec.merged is not None
         self._answers = _possible_answers(spec.answer_format)
         self._seconds = float(spec.numerics.get("seconds_per_request", 0.0))
+        self._requests_left = float(spec.numerics.get("break_every", "inf"))
 
     async def generate(self, request: Request) -> Completion:
+        self._requests_left -= 1
+        if self._requests_left <= 0:
+            raise EngineDiedError("the scripted engine was told to break here")
         await asyncio.sleep(self._seconds)
         prompt = self.tokenizer.decode(request.prompt_ids)
         adapted = request.adapter is not None or self._merged

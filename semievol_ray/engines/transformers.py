@@ -37,9 +37,8 @@ class TransformersGenerator:
             spec.model_path, dtype=getattr(torch, spec.dtype), local_files_only=True, trust_remote_code=False
         )
         self._stop_ids = sorted({end_of_turn_id(self.tokenizer, "2024-01-01"), *_eos_ids(model, self.tokenizer)})
-        model.generation_config = (
-            GenerationConfig()
-        )  # the folder's own defaults (a repetition penalty) are not asked for
+        plain: Any = GenerationConfig  # the folder's own defaults, a repetition penalty say, are not asked for
+        model.generation_config = plain()
         self._adapters = dict(spec.adapters)
         self._model = _with_adapters(model, spec.adapters).eval().to("cuda" if spec.on_gpu else "cpu")
         self._queue: list[_Waiting] = []

@@ -6,8 +6,12 @@ Invariant: a cluster that this process started is stopped by it; one that it joi
 import logging
 import os
 import re
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from semievol_ray import errors
@@ -37,12 +41,13 @@ def connected(address: str | None, log_path: str) -> Iterator[None]:
     _quiet(log_path)
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with _stderr_to(log_path), _sigterm_kept():
+            ray.init(
+                address=address,
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                configure_logging=False,
+            )
     except ConnectionError as error:
         raise PlacementError(
             f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`."
@@ -51,6 +56,30 @@ def connected(address: str | None, log_path: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stderr_to(path: str) -> Iterator[None]:
+    """What Ray's processes and its C++ core say while they start goes to the attempt's log."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with Path(path).open("a", encoding="utf-8") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's core takes SIGTERM over to print a stack; what was set before is set again."""
+    ours = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
 
 
 def map_parts(
@@ -66,7 +95,7 @@ def map_parts(
 
 
 def streamed(dataset: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a Ray dataset as they come; what a worker raised is raised here again, a foreign error as RunStopped."""
+    """The rows of a Ray dataset as they come; what a worker raised is raised again, a foreign error as RunStopped."""
     from ray.exceptions import RayError
 
     try:
@@ -86,6 +115,13 @@ def raised_by_worker(text: str) -> SemievolError:
     return RunStopped(f"a worker failed: {reason}. Running the same command again does the missing parts.")
 
 
+class _LogFile(logging.FileHandler):
+    """A log that a full disk ends without a word: the run itself tells of the disk, once."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002
+        return None
+
+
 def _quiet(log_path: str) -> None:
     """Ray's loggers write to the attempt's log file instead of the terminal."""
     import ray.data
@@ -93,7 +129,7 @@ def _quiet(log_path: str) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    handler = logging.FileHandler(log_path)
+    handler = _LogFile(log_path)
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):

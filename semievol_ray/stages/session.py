@@ -68,7 +68,7 @@ def missing(session: Session) -> dict[str, list[int]]:
 def run_session(
     session: Session, replicas: Replicas, on_report: Callable[[PartReport], None], on_stats: Callable[[str], None]
 ) -> None:
-    """Do every missing part; `on_report` is called in the driver as parts commit, `on_stats` once with Ray Data's stats.
+    """Do every missing part; `on_report` is called in the driver as parts commit, `on_stats` once at the end.
 
     Raises what `on_report` raises (which ends the session), and EngineDiedError when a part fails MAX_ATTEMPTS times.
     """

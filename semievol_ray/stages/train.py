@@ -1,6 +1,6 @@
 """Train: D_L and everything accepted so far -> examples -> a fine-tuned adapter of M_base, on Ray Train.
 
-Invariant: every fine-tuning starts from M_base, and the step commits only after the saved adapter was re-opened and checked.
+Invariant: every fine-tuning starts from M_base; the step commits only after its saved adapter was re-opened, checked.
 """
 
 import os
@@ -97,10 +97,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     if not spec.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ["OMP_NUM_THREADS"] = str(config["num_threads"])
-        import torch
-
-        torch.set_num_threads(config["num_threads"])
-    metrics = finetune(spec)
+    metrics = finetune(spec, None if spec.on_gpu else config["num_threads"])
     import ray.train
 
     if ray.train.get_context().get_world_rank() == 0:

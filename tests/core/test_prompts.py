@@ -21,12 +21,12 @@ def test_question_messages_without_instruction_have_no_system_turn() -> None:
     assert question_messages("", "this?", ()) == (Message("user", "this?"),)
 
 
-def test_justification_messages_begin_like_the_question_and_list_the_candidates() -> None:
-    system, user = justification_messages("Be brief.", "this?", ["C", "A", "C"])
-    assert system == Message("system", "Be brief.")
-    assert user.role == "user"
-    assert user.content.startswith("this?\n")
-    assert "C, A, C" in user.content
+def test_justification_messages_list_the_candidates_and_leave_the_question_as_it_was_taught() -> None:
+    system, *turns = justification_messages("Be brief.", "this?", ["C", "A", "C"])
+    assert system.role == "system"
+    assert system.content.startswith("Be brief.")
+    assert "C, A, C" in system.content
+    assert tuple(turns) == question_messages("Be brief.", "this?", ())[1:]
 
 
 def test_justification_messages_without_candidates_are_the_plain_question() -> None:

@@ -140,7 +140,9 @@ def test_logits_kept_for_the_answers_alone_give_the_gradients_of_all_logits(mode
         torch.testing.assert_close(mine, full, rtol=1e-4, atol=1e-6)
 
 
-def test_tokenised_example_above_max_model_len_is_refused_naming_row_and_length(tiny_llama: Path, tmp_path: Path) -> None:
+def test_tokenised_example_above_max_model_len_is_refused_naming_row_and_length(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
     tokenizer = load_tokenizer(str(tiny_llama))
     rows = _rows("a thing", "a thing " * 100)
     length = len(tokenised(rows, _spec(tiny_llama, tmp_path, max_model_len=2000), tokenizer)[1].ids)

@@ -1,4 +1,4 @@
-"""What is rendered: training ids against the template applied to the whole conversation, and where tokens lie in a text."""
+"""What is rendered: training ids against the template over the whole conversation, and where tokens lie in a text."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ TokenizerOf = Callable[..., Any]
 
 
 def _conversation(style: str, question: str, answer: str, shown: list[Demonstration]) -> list[dict[str, str]]:
-    """The conversation as the style's users write it: Gemma has no system role, so the instruction leads its first turn."""
+    """The conversation as the style's users write it: without a system role its first turn leads with the task."""
     turns = [(turn.question, turn.answer) for turn in shown] + [(question, answer)]
     messages = [{"role": "system", "content": INSTRUCTION}] if style != "gemma" else []
     for index, (asked, answered) in enumerate(turns):
@@ -67,7 +67,10 @@ def test_prompt_of_a_tokenizer_that_adds_bos_begins_with_exactly_one(style: str,
 
 @pytest.mark.parametrize(
     "template",
-    [None, "{{ 'Date ' + strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] + '<|eot_id|>' }}{% endfor %}"],
+    [
+        None,
+        "{{ 'Date ' + strftime_now('%d %b %Y') }}{% for m in messages %}{{ m['content'] + '<|eot_id|>' }}{% endfor %}",
+    ],
     ids=["date_string", "strftime_now"],
 )
 def test_prompt_of_a_template_that_reads_the_clock_has_the_configured_date(

@@ -95,14 +95,22 @@ def test_adapter_request_gets_what_peft_computes(
     with torch.no_grad():
         logits = model(torch.tensor([[*PROMPTS[3], *done.token_ids]])).logits[0]
     rows = torch.log_softmax(logits.double(), -1)[len(PROMPTS[3]) - 1 : -1]
-    assert done.token_logprobs == pytest.approx([float(r[t]) for r, t in zip(rows, done.token_ids, strict=False)], abs=1e-4)
+    assert done.token_logprobs == pytest.approx(
+        [float(r[t]) for r, t in zip(rows, done.token_ids, strict=False)], abs=1e-4
+    )
 
 
 def test_generation_defaults_of_the_model_folder_change_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_llama, folder)
     defaults: dict[str, Any] = json.loads((folder / "generation_config.json").read_text())
-    changed = defaults | {"repetition_penalty": 5.0, "do_sample": True, "temperature": 0.1, "min_p": 0.5, "max_length": 4}
+    changed = defaults | {
+        "repetition_penalty": 5.0,
+        "do_sample": True,
+        "temperature": 0.1,
+        "min_p": 0.5,
+        "max_length": 4,
+    }
     (folder / "generation_config.json").write_text(json.dumps(changed))
     requests = [Request(p, GREEDY) for p in PROMPTS]
     plain, defaulted = (_together(TransformersGenerator(_spec(m)), requests) for m in (tiny_llama, folder))
@@ -134,7 +142,11 @@ def test_cancelled_request_does_not_keep_the_others_waiting(tiny_llama: Path) ->
 
 def test_request_the_model_cannot_answer_fails_alone(adapted: TransformersGenerator) -> None:
     async def ask() -> list[Completion | BaseException]:
-        requests = [Request(PROMPTS[0], GREEDY, "unknown"), Request(PROMPTS[0], GREEDY), Request(PROMPTS[0], GREEDY, "a")]
+        requests = [
+            Request(PROMPTS[0], GREEDY, "unknown"),
+            Request(PROMPTS[0], GREEDY),
+            Request(PROMPTS[0], GREEDY, "a"),
+        ]
         async with asyncio.timeout(20):
             return list(await asyncio.gather(*[adapted.generate(r) for r in requests], return_exceptions=True))
 

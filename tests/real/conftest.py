@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from semievol_ray.engines.models import resolve_model
 
 WORDNET = Path(__file__).parent.parent.parent / "benchmarks" / "data" / "wordnet"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from semievol_ray import schema
 from semievol_ray.runs import Step, read_events, read_steps
 

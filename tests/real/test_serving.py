@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from semievol_ray import schema, tasks
 from semievol_ray.core.confidence import mean_nll
 from semievol_ray.core.prompts import question_messages

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from semievol_ray import configfile
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, read_events

@@ -10,7 +10,7 @@ import pytest
 
 from semievol_ray import schema
 from semievol_ray.core.answers import Labels
-from semievol_ray.engines.base import Completion, Request
+from semievol_ray.engines.base import Completion, Request, Tokenizer
 from semievol_ray.engines.scripted import ByteTokenizer
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.answering import Asker, Load
@@ -27,7 +27,8 @@ class FakeEngine:
     """
 
     def __init__(self, reply: Reply) -> None:
-        self.tokenizer, self.max_num_seqs = ByteTokenizer(), 8
+        self.tokenizer: Tokenizer = ByteTokenizer()
+        self.max_num_seqs = 8
         self.requests: list[Request] = []
         self.prompts: list[str] = []
         self._reply = reply

@@ -26,7 +26,9 @@ def _length(k: int) -> int:
     return len(prompt_ids(ByteTokenizer(), _render(k), "2024-07-26"))
 
 
-def _ask(asker: Any, render: Callable[[int], Sequence[Message]] = _render, sampling: Sampling = GREEDY) -> dict[str, Any]:
+def _ask(
+    asker: Any, render: Callable[[int], Sequence[Message]] = _render, sampling: Sampling = GREEDY
+) -> dict[str, Any]:
     return asyncio.run(asker.ask(render, 3, None, sampling, None))
 
 
@@ -78,7 +80,7 @@ def test_load_seen_is_the_number_of_requests_an_engine_held(asking: Asking) -> N
     assert asker.load.outstanding == 0
 
 
-def test_death_of_the_engine_cancels_the_other_rows_and_leaves_as_itself(asking: Asking) -> None:
+def test_death_of_the_engine_cancels_the_other_rows_and_leaves_as_itself() -> None:
     ended: list[str] = []
 
     async def slow() -> dict[str, Any]:

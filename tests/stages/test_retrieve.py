@@ -12,7 +12,7 @@ from semievol_ray.engines.embed import HASH, open_embedder
 from semievol_ray.runs import Step
 from semievol_ray.stages.retrieve import index_labeled, nearest
 
-WORDS = "red green tall old small wet dry hot cold bright tree cat stone soup horse river".split()
+WORDS = ["red", "green", "tall", "old", "small", "wet", "dry", "hot", "cold", "tree", "cat", "stone", "soup", "river"]
 
 
 def _texts(num: int, seed: int) -> list[str]:
@@ -40,7 +40,10 @@ def test_nearest_are_those_of_exact_search(k: int, step_of: Callable[..., Step])
     for row, scores, indices in zip(found, scores_Qk, indices_Qk, strict=True):
         assert row["scores"] == pytest.approx(scores.tolist(), abs=1e-6)
         assert row["scores"] == sorted(row["scores"], reverse=True)
-        by_id = {f"l{i}": float(embedder.embed([questions[i]])[0] @ embedder.embed([asked[int(row["id"][1:])]])[0]) for i in range(20)}
+        by_id = {
+            f"l{i}": float(embedder.embed([questions[i]])[0] @ embedder.embed([asked[int(row["id"][1:])]])[0])
+            for i in range(20)
+        }
         assert row["scores"] == pytest.approx([by_id[i] for i in row["demonstration_ids"]], abs=1e-6)
         assert len(set(row["demonstration_ids"])) == len(indices)
 
@@ -48,7 +51,9 @@ def test_nearest_are_those_of_exact_search(k: int, step_of: Callable[..., Step])
 def test_row_never_retrieves_its_own_question_and_still_gets_k(step_of: Callable[..., Step]) -> None:
     embedder = open_embedder(HASH)
     others = _texts(6, 3)
-    labeled = step_of("data/labeled", schema.LABELED, _rows(["an old  tree", *others, "an old tree", "an\told tree "], "l"))
+    labeled = step_of(
+        "data/labeled", schema.LABELED, _rows(["an old  tree", *others, "an old tree", "an\told tree "], "l")
+    )
     found = nearest(
         _pool_table([{"id": "u", "question": "an old tree"}, {"id": "l2", "question": others[1] + "!"}]),
         index_labeled(labeled, embedder), embedder, 3,

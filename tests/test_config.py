@@ -1,0 +1,121 @@
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from semievol_ray.config import CollaboratorConfig, MethodConfig, RunConfig, SpeedConfig, TaskConfig
+from semievol_ray.core.answers import Choice, Labels, Number
+
+
+def run_config(**changes: Any) -> RunConfig:
+    base = {"name": "a", "task": "wordnet", "data": {"labeled": "l.csv", "unlabeled": "u.csv"}, "model": "m"}
+    return RunConfig.model_validate({**base, **changes})
+
+
+def test_method_defaults_are_the_papers_four_collaborators() -> None:
+    found = [(c.name, c.adapter, c.demonstrations) for c in MethodConfig().collaborators]
+
+    assert found == [("base_1", "none", 1), ("base_3", "none", 3), ("warm_0", "warm", 0), ("warm_3", "warm", 3)]
+
+
+def test_collaborators_without_names_get_distinct_ones() -> None:
+    method = MethodConfig.model_validate({"collaborators": [{}, {}, {"adapter": "warm"}, {"name": "mine"}]})
+
+    assert [c.name for c in method.collaborators] == ["base_0", "base_0_2", "warm_0", "mine"]
+
+
+def test_num_demonstrations_is_the_most_any_collaborator_shows() -> None:
+    method = MethodConfig.model_validate({"collaborators": [{"demonstrations": 2}, {"demonstrations": 0}]})
+
+    assert method.num_demonstrations == 2
+
+
+def test_run_config_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        run_config().name = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["", "..", "a b", "a/b", ".hidden"])
+def test_run_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        run_config(name=name)
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        ({"kind": "labels", "labels": ["a", "b"]}, Labels(("a", "b"))),
+        ({"kind": "choice"}, Choice()),
+        ({"kind": "number", "relative_tolerance": 0.01}, Number(0.01)),
+    ],
+)
+def test_task_described_in_yaml_resolves_to_its_format(described: dict[str, Any], expected: object) -> None:
+    task = run_config(task={"name": "t", "instruction": "i", **described}).resolve_task()
+
+    assert task.format == expected
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"kind": "labels", "labels": ["a", "a"]},
+        {"kind": "choice", "labels": ["a", "b"]},
+        {"kind": "number", "answer_template": "no place"},
+    ],
+)
+def test_task_that_contradicts_itself_is_refused(described: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TaskConfig.model_validate({"name": "t", "instruction": "i", **described})
+
+
+def test_unknown_task_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValidationError, match="did you mean 'wordnet'"):
+        run_config(task="wordnt")
+
+
+def test_data_columns_replace_the_tasks_own() -> None:
+    data = {"labeled": "l.csv", "unlabeled": "u.csv", "columns": {"question": "text"}}
+
+    columns = run_config(data=data).resolve_task().columns
+
+    assert (columns.question, columns.answer) == ("text", "answer")
+
+
+def test_engine_argument_that_changes_outputs_is_refused_under_speed() -> None:
+    with pytest.raises(ValidationError, match=r"numerics\.engine_kwargs"):
+        SpeedConfig.model_validate({"engine_kwargs": {"max_num_seqs": 4, "kv_cache_dtype": "fp8"}})
+
+
+def test_batch_that_workers_cannot_share_is_refused() -> None:
+    with pytest.raises(ValidationError, match="cannot be divided"):
+        run_config(speed={"num_train_workers": 3})
+
+
+def test_template_date_written_bare_in_yaml_stays_text() -> None:
+    numerics = yaml.safe_load("template_date: 2025-01-31")
+
+    assert run_config(numerics=numerics).numerics.template_date == "2025-01-31"
+
+
+def test_scientific_notation_of_yaml_is_a_number() -> None:
+    assert run_config(train=yaml.safe_load("learning_rate: 1e-4")).train.learning_rate == 1e-4
+
+
+def test_collaborator_name_with_a_slash_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        CollaboratorConfig.model_validate({"name": "a/b"})
+
+
+def test_collaborator_warm_on_another_model_is_refused_naming_it() -> None:
+    tree = {
+        "name": "x",
+        "task": "wordnet",
+        "data": {"labeled": "l.csv", "unlabeled": "u.csv"},
+        "model": "org/student",
+        "method": {"collaborators": [{"model": "org/other", "adapter": "warm"}]},
+    }
+    with pytest.raises(ValidationError, match="org/other"):
+        RunConfig.model_validate(tree)
+    tree["method"] = {"collaborators": [{"model": "org/other"}, {"model": "org/student", "adapter": "warm"}]}
+    assert RunConfig.model_validate(tree).method.collaborators[1].adapter == "warm"
