@@ -105,7 +105,7 @@ BUILTIN: dict[str, Task] = {
         ),
         Task(
             "wordnet",
-            f"Say what kind of thing is described. Reply with one word: {', '.join(_NOUN_KINDS)}.",
+            f"Name the kind of thing in one word: {', '.join(_NOUN_KINDS)}.",
             Labels(_NOUN_KINDS),
             answer_template="{answer}",
             max_tokens=6,

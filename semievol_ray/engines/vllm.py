@@ -10,7 +10,7 @@ import os
 from typing import Any, Literal
 
 from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, Tokenizer
-from semievol_ray.engines.rendering import load_tokenizer
+from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
 from semievol_ray.errors import EngineDiedError, MissingExtraError
 
 
@@ -30,6 +30,7 @@ class VllmGenerator:
         arguments = engine_arguments(spec)
         self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
         self.max_num_seqs: int = arguments["max_num_seqs"]
+        self._end_of_turn = end_of_turn_id(self.tokenizer, "2024-01-01")
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
@@ -43,7 +44,7 @@ class VllmGenerator:
         try:
             async for output in self._engine.generate(
                 TokensPrompt(prompt_token_ids=list(request.prompt_ids)),
-                _sampling_params(request.sampling),
+                _sampling_params(request.sampling, self._end_of_turn),
                 f"r{next(self._ids)}",
                 lora_request=self._lora(request.adapter),
             ):
@@ -105,7 +106,7 @@ def _allowed_rank(rank: int) -> int:
     return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
 
 
-def _sampling_params(sampling: Sampling) -> Any:
+def _sampling_params(sampling: Sampling, end_of_turn: int) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -114,6 +115,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         max_tokens=sampling.max_tokens,
+        stop_token_ids=[end_of_turn],  # templates may close a turn with another token than the eos of the model
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -12,10 +12,11 @@ from typing import Any
 
 from semievol_ray import schema, storage
 from semievol_ray.config import CollaboratorConfig
+from semievol_ray.drift import refusal
 from semievol_ray.engines.base import EngineSpec, Sampling
 from semievol_ray.errors import TooManyErrorsError
 from semievol_ray.placement import place
-from semievol_ray.runs import Step
+from semievol_ray.runs import Step, read_steps
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.evaluate import accuracy_metrics
@@ -243,12 +244,11 @@ def _commit(context: Context, job: Job) -> None:
 
 def _check_sources(context: Context, step: Step, then: dict[str, str], now: dict[str, str]) -> None:
     """Drafts that were deleted and sampled anew make the justifications built on the old ones stale."""
-    from semievol_ray.drift import refusal
-
     if changed := [
         f"inputs.{n}: {then.get(n)} in the run directory, {d} now" for n, d in now.items() if then.get(n) != d
     ]:
-        raise refusal(context.run.root, step.name, changed, [])
+        begun = [name for name, _ in read_steps(context.run.root)]
+        raise refusal(context.run.root, step.name, changed, begun[begun.index(step.name) + 1 :])
 
 
 def _check_errors(context: Context, step: str, num_errors: int, num_rows: int, example: str | None) -> None:
