@@ -19,6 +19,7 @@ from semievol_ray import configfile, driver, tables
 from semievol_ray.core.metrics import Interval, bootstrap_interval, paired_difference
 from semievol_ray.errors import SemievolError
 from semievol_ray.runs import Step, read_steps
+from semievol_ray.stages.cluster import connected
 from semievol_ray.stages.evaluate import correctness
 from semievol_ray.summary import LABELS_ONLY, SEMIEVOL, UNTOUCHED, Summary, summarise
 
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     seeds = [int(seed) for seed in options.seeds.split(",")]
     try:
-        seconds = {seed: _run(seed, f"{options.runs}/seed-{seed}", options.override) for seed in seeds}
+        Path(options.runs).mkdir(parents=True, exist_ok=True)
+        with connected(None, f"{options.runs}/ray.log"):  # one Ray for all seeds
+            seconds = {seed: _run(seed, f"{options.runs}/seed-{seed}", options.override) for seed in seeds}
     except SemievolError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
