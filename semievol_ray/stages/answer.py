@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semievol_ray import schema, storage
+from semievol_ray import storage
 from semievol_ray.config import CollaboratorConfig
 from semievol_ray.drift import refusal
 from semievol_ray.engines.base import EngineSpec, Sampling
@@ -23,7 +23,7 @@ from semievol_ray.stages.evaluate import accuracy_metrics
 from semievol_ray.stages.ingest import Data
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.predict import PredictJob
-from semievol_ray.stages.session import Job, PartReport, Session, missing, run_session, sequence
+from semievol_ray.stages.session import COLUMNS, Job, PartReport, Session, missing, run_session, sequence
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,7 @@ def _commit(context: Context, job: Job) -> None:
     if committed := step.committed():
         _check_sources(context, step, committed["metrics"].get("sources", {}), sources)
         return
-    columns = {DraftJob: schema.DRAFTS, JustifyJob: schema.JUSTIFIED, PredictJob: schema.PREDICTIONS}[type(job)]
-    tables = [step.read_part(part, columns) for part in step.parts]
+    tables = [step.read_part(part, COLUMNS[type(job)]) for part in step.parts]
     errors = [e for table in tables for e in table.column("error").to_pylist() if e is not None]
     num_rows = sum(table.num_rows for table in tables)
     _check_errors(context, step.name, len(errors), num_rows, errors[0] if errors else None)

@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
+from semievol_ray import schema
 from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.opening import open_generator
-from semievol_ray.errors import EngineDiedError
+from semievol_ray.errors import EngineDiedError, RunStopped
 from semievol_ray.placement import Replicas
 from semievol_ray.stages.answering import Asker, Load
 from semievol_ray.stages.cluster import streamed
@@ -25,6 +28,7 @@ from semievol_ray.tasks import Task
 
 Job = DraftJob | JustifyJob | PredictJob
 MAX_ATTEMPTS = 3
+COLUMNS = {DraftJob: schema.DRAFTS, JustifyJob: schema.JUSTIFIED, PredictJob: schema.PREDICTIONS}
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def run_session(
 ) -> None:
     """Do every missing part; `on_report` is called in the driver as parts commit, `on_stats` once at the end.
 
-    Raises what `on_report` raises (which ends the session), and EngineDiedError when a part fails MAX_ATTEMPTS times.
+    Raises what `on_report` raises (which ends the session), and RunStopped when a part has ended MAX_ATTEMPTS engines.
     """
     import ray
 
@@ -136,19 +140,14 @@ class EngineWorker:
         return {"reports": [[asdict(report) for report in reports]]}
 
     async def _commit(self, job: Job, part: str) -> PartReport:
-        tries = [a for a in job.step.attempts(part) if a["fence"] == job.step.fence]
-        if len(tries) >= MAX_ATTEMPTS:
-            raise RuntimeError(f"{part} of {job.step.name} ended its engine {len(tries)} times")
-        job.step.begin_attempt(part, replica=self._replica, node=self._node)
-        began, asker = time.monotonic(), replace(self._asker, seen=[])
-        match job:
-            case DraftJob():
-                table = await draft_part(job, part, asker)
-            case JustifyJob():
-                table = await justify_part(job, part, asker)
-            case PredictJob():
-                table = await predict_part(job, part, asker)
-        job.step.commit_part(part, table)
+        """Answer and commit a part; one that an actor committed before it died is only reported."""
+        began, seen, columns = time.monotonic(), list[int](), COLUMNS[type(job)]
+        if job.step.has_part(part):
+            table = job.step.read_part(part, columns)
+        else:
+            table = await self._answer(job, part, replace(self._asker, seen=seen))
+            if not job.step.commit_part(part, table):
+                table = job.step.read_part(part, columns)
         errors = [e for e in table.column("error").to_pylist() if e is not None]
         return PartReport(
             step=job.step.name,
@@ -160,9 +159,22 @@ class EngineWorker:
             num_tokens=sum(table.column("num_tokens").to_pylist()),
             num_prompt_tokens=sum(table.column("num_prompt_tokens").to_pylist()),
             seconds=round(time.monotonic() - began, 3),
-            median_outstanding=float(statistics.median(asker.seen or [0])),
+            median_outstanding=float(statistics.median(seen or [0])),
             first_error=errors[0] if errors else None,
         )
+
+    async def _answer(self, job: Job, part: str, asker: Asker) -> pa.Table:
+        tries = [a for a in job.step.attempts(part) if a["fence"] == job.step.fence]
+        if len(tries) >= MAX_ATTEMPTS:
+            raise RunStopped(f"{part} of {job.step.name} ended its engine {len(tries)} times; see the run's logs")
+        job.step.begin_attempt(part, replica=self._replica, node=self._node)
+        match job:
+            case DraftJob():
+                return await draft_part(job, part, asker)
+            case JustifyJob():
+                return await justify_part(job, part, asker)
+            case PredictJob():
+                return await predict_part(job, part, asker)
 
 
 def sequence(jobs: Sequence[Job]) -> tuple[Job, ...]:
