@@ -37,7 +37,7 @@ def config(folder: Path) -> Path:
                 {"adapter": "none", "demonstrations": 3},
             ]
         },
-        "train": {"learning_rate": 1e-3, "num_train_epochs": 3},
+        "train": {"learning_rate": 2e-3, "num_train_epochs": 2},
         "numerics": {"max_model_len": 512},
     }
     path.write_text(yaml.safe_dump(described), encoding="utf-8")

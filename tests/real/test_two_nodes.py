@@ -29,7 +29,7 @@ def test_two_nodes_two_engines_both_commit_and_never_drain(tmp_path: Path, smoll
         "task": "wordnet",
         "data": {
             "labeled": {"path": str(WORDNET / "labeled.csv"), "sample": 8},
-            "unlabeled": {"path": str(WORDNET / "unlabeled.csv"), "sample": 96},
+            "unlabeled": {"path": str(WORDNET / "unlabeled.csv"), "sample": 64},
         },
         "model": smollm2,
         "method": {
