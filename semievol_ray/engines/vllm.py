@@ -64,6 +64,7 @@ class VllmGenerator:
 
     def close(self) -> None:
         self._engine.shutdown()
+        del self._engine  # else its destructor complains at the interpreter's end
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
