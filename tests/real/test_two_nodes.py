@@ -29,7 +29,7 @@ def test_two_nodes_two_engines_both_commit_and_never_drain(tmp_path: Path, smoll
         "task": "wordnet",
         "data": {
             "labeled": {"path": str(WORDNET / "labeled.csv"), "sample": 8},
-            "unlabeled": {"path": str(WORDNET / "unlabeled.csv"), "sample": 64},
+            "unlabeled": {"path": str(WORDNET / "unlabeled.csv"), "sample": 96},
         },
         "model": smollm2,
         "method": {
@@ -46,6 +46,7 @@ def test_two_nodes_two_engines_both_commit_and_never_drain(tmp_path: Path, smoll
     try:
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address)
+        ray.data.DataContext.get_current().wait_for_min_actors_s = 300  # else the first engine up may do it all
         config = configfile.load(str(path))
         with ExitStack() as closing, Run.open(str(root), {"name": "two-nodes"}) as run:
             context = Context(run, config, Progress(quiet=True), closing)
