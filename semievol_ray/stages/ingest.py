@@ -6,7 +6,7 @@ reduced. Gold answers of unlabeled rows go to a table of their own.
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,9 +195,3 @@ def _commit(
         run.commit(step, counts)
         steps[name] = step
     return steps
-
-
-def question_rows(step: Step, columns: pa.Schema) -> Iterator[dict[str, Any]]:
-    """The rows of a data step, part by part."""
-    for part in step.parts:
-        yield from step.read_part(part, columns).to_pylist()

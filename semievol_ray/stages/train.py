@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -170,8 +170,3 @@ def _pseudo_labelled(accepted: Accepted, part: str, weight: float) -> list[dict[
         for row, s in zip(rows, selected, strict=True)
         if s["decision"] == Decision.ACCEPTED.value
     ]
-
-
-def with_examples(spec: FinetuneSpec, step: Step) -> FinetuneSpec:
-    """The spec reading the parts of a committed EXAMPLES step."""
-    return replace(spec, examples=tuple(step.part_path(part) for part in step.parts))

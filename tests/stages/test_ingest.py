@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from semievol_ray import configfile, schema
 from semievol_ray.errors import DataError, DriftError
 from semievol_ray.runs import Run, Step
-from semievol_ray.stages.ingest import Data, ingest, part_rows, question_rows
+from semievol_ray.stages.ingest import Data, ingest, part_rows
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 ABSENT = "the published splits are not beside the checkout (../shared/data)"
 TASK = {"name": "kinds", "kind": "labels", "instruction": "Say.", "labels": ["plant", "animal"]}
 
 Rows = Sequence[tuple[str, str]]
+
+
+def question_rows(step: Step, columns: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of a data step, part by part."""
+    return [row for part in step.parts for row in step.read_part(part, columns).to_pylist()]
 
 
 def _csv(folder: Path, name: str, rows: Rows) -> str:
