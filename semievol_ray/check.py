@@ -8,16 +8,18 @@ from itertools import islice
 import yaml
 
 from semievol_ray.config import RunConfig
+from semievol_ray.methodconfig import slug
 
 NUM_ROWS_READ = 20
 
 
 def check(config: RunConfig) -> str:
     """The resolved configuration as YAML, the steps behind it as comments. Raises ConfigError, DataError and so on."""
-    from semievol_ray.driver import check_models
+    from semievol_ray.checks import check_method, check_models
     from semievol_ray.extras import check_extras
 
     check_models(config)
+    check_method(config)
     check_extras(config)
     check_data(config)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -37,17 +39,40 @@ def check_data(config: RunConfig) -> None:
 
 def planned_steps(config: RunConfig) -> list[str]:
     """Names of all steps of a run, in the order in which the driver ends them."""
-    rounds = config.method.rounds
-    with_test = config.data.test is not None
-    names = [f"data/{split}" for split in ("test", "labeled", "unlabeled", "gold") if with_test or split != "test"]
-    names += ["rounds/0000/examples", "rounds/0000/train"]
+    rounds, data = config.method.rounds.num, config.data
+    splits = {
+        "test": data.test, "labeled": True, "dev": data.dev, "dev_gold": data.dev, "validation": data.validation,
+        "unlabeled": True, "gold": True,
+    }  # fmt: skip
+    names = [f"data/{split}" for split, there in splits.items() if there]
+    names += [f"data/annotations-{i:04d}" for i in range(len(data.annotations))]
+    names += ["data/near_duplicates"] * (data.near_duplicates.action != "off")
+    names += ["rounds/0000/examples", "rounds/0000/train", *_other_bases(config)]
     for number in range(1, rounds + 1):
-        evaluated = ["base/evaluate", "rounds/0000/evaluate"] if with_test and number == 1 else []
-        names += _round_steps(config, f"rounds/{number:04d}", evaluated)
-    return names + [f"rounds/{rounds:04d}/evaluate"] * with_test
+        evaluated = ["base/evaluate"] * (number == 1) + [f"rounds/{number - 1:04d}/evaluate"]
+        names += _round_steps(config, number, evaluated if data.test else [])
+    return names + [f"rounds/{rounds:04d}/evaluate"] * (data.test is not None)
 
 
-def _round_steps(config: RunConfig, folder: str, evaluated: list[str]) -> list[str]:
-    retrieve = [f"{folder}/retrieve"] * (config.method.num_demonstrations > 0)
-    drafts = [f"{folder}/drafts/{c.name}" for c in config.method.collaborators]
-    return [*retrieve, *evaluated, *drafts, *(f"{folder}/{x}" for x in ("justify", "select", "examples", "train"))]
+def _round_steps(config: RunConfig, number: int, evaluated: list[str]) -> list[str]:
+    """The steps of a round in order; those of the dev fold stand beside the pool's."""
+    folder, method = f"rounds/{number:04d}", config.method
+    anew = number == 1 or method.retrieval.pool != "labeled"
+    folds = [folder, f"{folder}/dev"] if config.data.dev else [folder]
+    embeds = number == 1 and method.rounds.num > 1 and method.retrieval.pool != "labeled"
+    drafts = [f"drafts/{c.name}" for c in method.collaborators]
+    names = [f"{folder}/shown"] * (number > 1 and anew)
+    for fold in folds:
+        names += [f"{fold}/pool"] * (number > 1 and method.rounds.reanswer == "rejected")
+        if anew and method.num_demonstrations > 0:
+            names += [f"data/{'dev_' if fold.endswith('dev') else ''}embeddings"] * embeds + [f"{fold}/retrieve"]
+    names += evaluated + [f"{fold}/{x}" for fold in folds for x in (*drafts, "justify")]
+    names += [f"{fold}/select" for fold in folds] + [f"{folder}/examples", f"{folder}/train"]
+    validated = config.data.validation and (method.rounds.patience or number == method.rounds.num)
+    return names + [f"{folder}/validation"] * bool(validated)
+
+
+def _other_bases(config: RunConfig) -> list[str]:
+    """The warm-ups of other bases than the student."""
+    models = {c.model for c in config.method.collaborators if c.adapter == "warm" and c.model}
+    return [f"bases/{slug(name)}/train" for name in sorted(models - {config.model})]

@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     _add_explain(verbs)
     _add_evaluate(verbs)
+    _add_report(verbs)
+    _add_export(verbs)
+    _add_study(verbs)
     return parser
 
 
@@ -102,6 +105,37 @@ def _add_evaluate(verbs: "_Verbs") -> None:
     _add_folder(parser)
     parser.add_argument("--data", metavar="FILE", help="csv, jsonl or parquet file of rows with answers")
     parser.set_defaults(verb=_evaluate)
+
+
+def _add_report(verbs: "_Verbs") -> None:
+    about = "write a run's report, one HTML page that needs no network"
+    parser = verbs.add_parser("report", help=about, description=about.capitalize() + ".")
+    _add_folder(parser)
+    parser.add_argument("--out", metavar="FILE", help="where to (default: report.html in the run's folder)")
+    parser.set_defaults(verb=_report)
+
+
+def _add_export(verbs: "_Verbs") -> None:
+    about = "write a run's pseudo-labels with their provenance, for a trainer or an annotator"
+    parser = verbs.add_parser("export", help=about, description=about.capitalize() + ".")
+    _add_folder(parser)
+    parser.add_argument("--data", required=True, choices=("accepted", "rejected", "all"), help="which rows")
+    parser.add_argument(
+        "--format", default="jsonl", choices=("messages", "parquet", "jsonl"),
+        help="messages: chat rows as the trainer sees them (default: jsonl)",
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="FILE", help="where to (default: the folder exports of the run)")
+    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    parser.set_defaults(verb=_export)
+
+
+def _add_study(verbs: "_Verbs") -> None:
+    about = "run variants of a configuration over seeds, or what is left of them, and print their table"
+    parser = verbs.add_parser("study", help=about, description=about.capitalize() + ".")
+    parser.add_argument("study", metavar="STUDY", help="the study's YAML file")
+    parser.add_argument("--runs", metavar="DIR", help="folder of its runs and tables (default: studies/<name>)")
+    parser.add_argument("--seeds", metavar="0,1,2", help="do these seeds of the study only")
+    parser.set_defaults(verb=_study)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +187,29 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     root = _folder(arguments)
     found = evaluation.evaluate_file(root, arguments.data) if arguments.data else evaluation.stored_evaluation(root)
     print(evaluation.render(found))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from semievol_ray import report
+
+    print(report.write_report(_folder(arguments), arguments.out))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from semievol_ray import export
+
+    done = export.export_data(
+        _folder(arguments), arguments.data, arguments.format, arguments.out, force=arguments.force
+    )
+    left_out = f" ({done.num_left_out} without a label left out)" if done.num_left_out else ""
+    print(f"{done.path}: {done.num_rows} rows{left_out}")
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from semievol_ray import study
+
+    seeds = [int(seed) for seed in arguments.seeds.split(",")] if arguments.seeds else None
+    print(study.run_study(arguments.study, arguments.runs, seeds))
 
 
 def _folder(arguments: argparse.Namespace) -> str:

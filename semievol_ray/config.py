@@ -8,20 +8,15 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from semievol_ray import tasks
-from semievol_ray.core.answers import Choice, Labels, Number
 from semievol_ray.errors import ConfigError
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+from semievol_ray.methodconfig import MethodConfig, Part
+from semievol_ray.taskconfig import TaskConfig
 
 
-class Source(_Part):
+class Source(Part):
     """One input file (csv, jsonl or parquet); a bare string in YAML is its path."""
 
     path: str
@@ -39,6 +34,13 @@ def _source(value: Any) -> Any:
 SourceField = Annotated[Source, BeforeValidator(_source)]
 
 
+class Annotation(Part):
+    """Rows of the pool that people labeled meanwhile; rows without an answer in the file are passed over."""
+
+    path: str
+    from_round: int = Field(ge=1, description="the first round that knows the labels")
+
+
 def _date_text(value: Any) -> Any:
     """YAML reads a bare 2024-07-26 as a date."""
     return value.isoformat() if isinstance(value, date) else value
@@ -46,12 +48,14 @@ def _date_text(value: Any) -> Any:
 
 def _known_task(value: "str | TaskConfig") -> "str | TaskConfig":
     try:
-        return tasks.builtin(value).name if isinstance(value, str) else value
+        if isinstance(value, str):
+            tasks.resolve(value)
+        return value
     except ConfigError as error:
         raise ValueError(str(error)) from None
 
 
-class ColumnsConfig(_Part):
+class ColumnsConfig(Part):
     """Names of the columns in the data files, where they are not the task's own."""
 
     question: str | None = None
@@ -60,105 +64,33 @@ class ColumnsConfig(_Part):
     group: str | None = None
 
 
-class DataConfig(_Part):
+class NearDuplicatesConfig(Part):
+    """Rows that are almost the same, by MinHash over word shingles; exact repeats are always found."""
+
+    action: Literal["off", "report", "drop"] = Field("report", description="drop: the lower split loses the row")
+    similarity: float = Field(0.9, gt=0, le=1, description="Jaccard similarity of 3-word shingles from which on")
+    most_rows: int = Field(2_000_000, ge=0, description="above this many rows only exact repeats are looked for")
+
+
+class DataConfig(Part):
     """The labeled rows D_L, the unlabeled pool D_U and the test split."""
 
     labeled: SourceField
     unlabeled: SourceField
     test: SourceField | None = None
     columns: ColumnsConfig = ColumnsConfig()
+    dev: int = Field(0, ge=0, description="labeled rows held out to judge pseudo-labels, a slice for each round")
+    validation: int = Field(0, ge=0, description="labeled rows held out to stop the rounds")
+    annotations: tuple[Annotation, ...] = Field((), description="exported rows that people labeled, for later rounds")
+    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
 
 
-class TaskConfig(_Part):
-    """A task described in YAML: what is asked, and how an answer is read."""
-
-    name: str
-    kind: Literal["labels", "choice", "number"]
-    instruction: str
-    labels: tuple[str, ...] = ()
-    relative_tolerance: float = Field(0.0, ge=0)
-    answer_template: str = "Answer: {answer}"
-    options_first: bool = False
-    max_tokens: int = Field(64, gt=0)
-
-    @model_validator(mode="after")
-    def _complete(self) -> "TaskConfig":
-        if self.kind == "labels" and len(set(self.labels)) < 2:
-            raise ValueError("a task of kind labels needs at least two different labels")
-        if self.kind != "labels" and self.labels:
-            raise ValueError(f"labels belong to kind labels, not to {self.kind}")
-        if "{answer}" not in self.answer_template:
-            raise ValueError("answer_template has to contain {answer}")
-        return self
-
-
-class SamplingConfig(_Part):
-    """How a collaborator samples; vLLM's names."""
-
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0 considers every token")
-    max_tokens: int | None = Field(None, gt=0, description="the task's when absent")
-
-
-class CollaboratorConfig(_Part):
-    """One of the n configured models that answer together."""
-
-    name: str = Field("", pattern=r"^[a-z0-9_]*$")
-    model: str | None = Field(None, description="the student when absent")
-    adapter: Literal["none", "warm"] = "none"
-    demonstrations: int = Field(0, ge=0, le=32)
-    sampling: SamplingConfig = SamplingConfig()
-
-
-def _named(collaborators: tuple[CollaboratorConfig, ...]) -> tuple[CollaboratorConfig, ...]:
-    """Give each collaborator without a name one that says what it is: base_3, warm_0, warm_0_2 ..."""
-    named: list[CollaboratorConfig] = []
-    for c in collaborators:
-        stem = c.name or f"{'warm' if c.adapter == 'warm' else 'base'}_{c.demonstrations}"
-        taken = [d.name for d in named]
-        if c.name and c.name in taken:
-            raise ValueError(f"two collaborators are named {c.name!r}")
-        name = next(n for n in [stem, *(f"{stem}_{i}" for i in range(2, 99))] if n not in taken)
-        named.append(c.model_copy(update={"name": name}))
-    return tuple(named)
-
-
-def _paper_four() -> tuple[CollaboratorConfig, ...]:
-    pairs: list[tuple[Literal["none", "warm"], int]] = [("none", 1), ("none", 3), ("warm", 0), ("warm", 3)]
-    return _named(tuple(CollaboratorConfig(adapter=a, demonstrations=k) for a, k in pairs))
-
-
-class JustifyConfig(_Part):
-    """M_warm sees the question and the drafts' answers and answers again, greedily (eq. 5)."""
-
-    when: Literal["always"] = "always"
-    max_tokens: int | None = Field(None, gt=0, description="the task's when absent")
-
-
-class MethodConfig(_Part):
-    """The algorithm's settings (method.md); fingerprinted."""
-
-    rounds: int = Field(1, ge=1, le=1, description="this version does one")
-    embedder: str = Field("all-minilm-l6-v2", description="a sentence-transformers model, or 'hash'")
-    collaborators: Annotated[tuple[CollaboratorConfig, ...], Field(min_length=1), AfterValidator(_named)] = Field(
-        default_factory=_paper_four
-    )
-    justify: JustifyConfig = JustifyConfig()
-    confidence: Literal["mean_nll", "answer_nll", "vote_entropy"] = "mean_nll"
-    theta: Fraction = 0.5
-
-    @property
-    def num_demonstrations(self) -> int:
-        """k: the most demonstrations any collaborator shows."""
-        return max(c.demonstrations for c in self.collaborators)
-
-
-class TrainConfig(_Part):
+class TrainConfig(Part):
     """Fine-tuning settings under their Hugging Face names; fingerprinted."""
 
     learning_rate: float = Field(1e-4, gt=0)
     num_train_epochs: float = Field(2.0, gt=0)
+    max_steps: int | None = Field(None, gt=0, description="optimizer steps in place of the epochs")
     train_batch_size: int = Field(8, gt=0, description="examples per optimizer step over all workers")
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
@@ -171,7 +103,7 @@ class TrainConfig(_Part):
     pseudo_label_weight: float = Field(1.0, gt=0, description="weight of a pseudo-labelled example's loss; gold is 1")
 
 
-class NumericsConfig(_Part):
+class NumericsConfig(Part):
     """What changes the numbers a model returns; fingerprinted."""
 
     engine: Literal["vllm", "transformers", "scripted"] = "vllm"
@@ -197,7 +129,7 @@ SPEED_KWARGS = frozenset(
 """vLLM arguments that may stand under `speed.engine_kwargs`; all others change outputs and belong to numerics."""
 
 
-class SpeedConfig(_Part):
+class SpeedConfig(Part):
     """How fast and on what; never fingerprinted."""
 
     address: str | None = Field(None, description="Ray cluster to join; a local one is started when absent")
@@ -220,7 +152,15 @@ class SpeedConfig(_Part):
         return self
 
 
-class RunConfig(_Part):
+class GuardConfig(Part):
+    """When a round stops rather than train on noise; changes no output, so it is not fingerprinted."""
+
+    min_accepted: int = Field(8, ge=1, description="fewest accepted rows of a round")
+    min_answers: int = Field(2, ge=1, description="fewest different answers among them (closed answer sets)")
+    min_precision: float | None = Field(None, gt=0, lt=1, description="floor of the precision on data.dev")
+
+
+class RunConfig(Part):
     """One run of SemiEvol, whole."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -233,6 +173,21 @@ class RunConfig(_Part):
     numerics: NumericsConfig = NumericsConfig()
     speed: SpeedConfig = SpeedConfig()
     max_error_rate: float = Field(0.01, ge=0, le=1, description="share of rows that may end as engine_error")
+    guard: GuardConfig = GuardConfig()
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _dev_where_needed(self) -> "RunConfig":
+        rule, dev, rounds = self.method.select.rule, self.data.dev, self.method.rounds
+        if rule != "percentile" and dev == 0:
+            raise ValueError(f"method.select.rule {rule} needs data.dev: labeled rows held out to judge by")
+        if self.guard.min_precision is not None and dev == 0:
+            raise ValueError("guard.min_precision needs data.dev: labeled rows held out to judge by")
+        if 0 < dev < rounds.num:
+            raise ValueError(f"data.dev {dev} is fewer than a row for each of {rounds.num} rounds")
+        if rounds.patience and not self.data.validation:
+            raise ValueError("method.rounds.patience needs data.validation: labeled rows held out to stop by")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "RunConfig":
@@ -241,37 +196,8 @@ class RunConfig(_Part):
             raise ValueError(f"train.train_batch_size {batch} cannot be divided over {workers} speed.num_train_workers")
         return self
 
-    @model_validator(mode="after")
-    def _warm_is_the_student(self) -> "RunConfig":
-        for c in self.method.collaborators:
-            if c.adapter == "warm" and c.model not in (None, self.model):
-                raise ValueError(
-                    f"method.collaborators.{c.name}: adapter: warm is the student's ({self.model}); it does not fit on "
-                    f"{c.model}. Leave out model, or use adapter: none"
-                )
-        return self
-
     def resolve_task(self) -> tasks.Task:
         """The task with the data's column names laid over its own. Raises ConfigError for an unknown name."""
-        task = tasks.builtin(self.task) if isinstance(self.task, str) else _task(self.task)
+        task = tasks.resolve(self.task) if isinstance(self.task, str) else self.task.task()
         renamed = {k: v for k, v in self.data.columns.model_dump().items() if v is not None}
         return tasks.with_columns(task, renamed)
-
-
-def _task(described: TaskConfig) -> tasks.Task:
-    match described.kind:
-        case "labels":
-            answer_format: Choice | Labels | Number = Labels(described.labels)
-        case "choice":
-            answer_format = Choice()
-        case "number":
-            answer_format = Number(described.relative_tolerance)
-    return tasks.Task(
-        name=described.name,
-        instruction=described.instruction,
-        format=answer_format,
-        answer_template=described.answer_template,
-        options_first=described.options_first,
-        columns=tasks.Columns(options="options" if described.kind == "choice" else None),
-        max_tokens=described.max_tokens,
-    )

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from semievol_ray import tasks
 from semievol_ray.config import RunConfig
 from semievol_ray.configerrors import sentences
 from semievol_ray.errors import ConfigError
@@ -62,7 +63,9 @@ def _read(path: str) -> dict[str, Any]:
 def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"-o {override}: an override is written key.sub=value, for example -o method.theta=0.4")
+        raise ConfigError(
+            f"-o {override}: an override is written key.sub=value, for example -o method.select.theta=0.4"
+        )
     try:
         return key, yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -88,10 +91,17 @@ def _index(items: list[Any], name: str, key: str) -> int:
 
 
 def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
-    data = tree.get("data")
+    task, data = tree.get("task"), tree.get("data")
+    if isinstance(task, str) and ":" in task:
+        tree = {**tree, "task": tasks.anchored(task, str(folder))}
+    if isinstance(method := tree.get("method"), dict) and isinstance(warm := method.get("warm_adapter"), str):
+        tree = {**tree, "method": {**method, "warm_adapter": _anchored_path(warm, folder)}}
     if not isinstance(data, dict):
         return tree
-    return {**tree, "data": {k: _anchored_source(v, folder) if k in _SPLITS else v for k, v in data.items()}}
+    splits = {k: _anchored_source(v, folder) if k in _SPLITS else v for k, v in data.items()}
+    if isinstance(annotations := data.get("annotations"), list):
+        splits["annotations"] = [_anchored_source(a, folder) for a in annotations]
+    return {**tree, "data": splits}
 
 
 def _anchored_source(source: Any, folder: Path) -> Any:
@@ -112,6 +122,10 @@ def _anchored_value(key: str, value: Any) -> Any:
     match key.split("."):
         case ["data", split] if split in _SPLITS:
             return _anchored_source(value, Path.cwd())
+        case ["data", "annotations"] if isinstance(value, list):
+            return [_anchored_source(item, Path.cwd()) for item in value]
+        case ["method", "warm_adapter"] if isinstance(value, str):
+            return _anchored_path(value, Path.cwd())
         case ["data", split, "path"] if split in _SPLITS and isinstance(value, str):
             return _anchored_path(value, Path.cwd())
     return value

@@ -10,211 +10,183 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from semievol_ray import storage
+from semievol_ray.checks import check_method, check_models
 from semievol_ray.config import RunConfig
-from semievol_ray.core.selection import Decision
-from semievol_ray.engines.finetune import FinetuneSpec
-from semievol_ray.errors import ConfigError, NothingAcceptedError
+from semievol_ray.errors import NothingAcceptedError
 from semievol_ray.extras import check_extras
-from semievol_ray.placement import place_training
+from semievol_ray.methodconfig import slug
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
-from semievol_ray.stages.answer import answer, answer_round, evaluation
+from semievol_ray.stages.answer import Asked, Warm, answer, answer_round, evaluation
 from semievol_ray.stages.context import Adapter, Context
-from semievol_ray.stages.evaluate import pseudo_label_metrics
+from semievol_ray.stages.distinct import distinct
 from semievol_ray.stages.ingest import Data, ingest
-from semievol_ray.stages.retrieve import RetrieveJob, retrieve
-from semievol_ray.stages.select import TIES_WARNING_POINTS, choose_threshold, decisions, select
-from semievol_ray.stages.train import Accepted, examples_parts, train, train_scripted, write_examples
+from semievol_ray.stages.learning import examples_of, fine_tuned, imported
+from semievol_ray.stages.pools import round_pool
+from semievol_ray.stages.select import Answered
+from semievol_ray.stages.selecting import Selection, check_feasible, select_round
+from semievol_ray.stages.showing import demonstrations_of, shown_of
+from semievol_ray.stages.train import Accepted, Learned
+from semievol_ray.trackers import open_trackers
 
 BASE_EVALUATION = "base/evaluate"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that reached its end: its folder and the last round's adapter."""
+    """A run that reached its end: its folder, and the adapter that it hands over with the round that made it."""
 
     root: str
     adapter: Adapter
+    round: int
+    last_round: int
 
 
-def run(config: RunConfig, root: str, progress: Progress | None = None) -> Finished:
-    """Do what is left of a run in the folder `root`. Raises what errors.py names; running again continues."""
+@dataclass(frozen=True)
+class Evolved:
+    """Where a run stands after a round (0: the warm-up): what was accepted so far, and the model made of it."""
+
+    number: int
+    adapter: Adapter
+    examples: Step
+    accepted: tuple[Accepted, ...] = ()
+    selections: tuple[Selection, ...] = ()
+
+
+def run(config: RunConfig, root: str, progress: Progress | None = None, *, share: str | None = None) -> Finished:
+    """Do what is left of a run in the folder `root`. Raises what errors.py names; running again continues.
+
+    `share` is a folder in which runs find steps that another of them made with the same settings and inputs.
+    """
     progress = progress or Progress()
     check_models(config)
+    check_method(config)
     check_extras(config)
-    manifest = {"name": config.name, "config": config.model_dump(mode="json")}
-    with ExitStack() as closing, Run.open(root, manifest) as held, _terminated_as_interrupt():
-        finished = evolve(Context(held, config, progress, closing))
-        held.save_manifest(manifest)
+    settings = config.model_dump(mode="json")
+    manifest = {"name": config.name, "config": settings}
+    with ExitStack() as closing, Run.open(root, manifest, share=share) as held, terminated_as_interrupt():
+        trackers = open_trackers(config.report_to, held.root, config.name, settings, progress.say)
+        closing.callback(trackers.close)
+        finished = evolve(Context(held, config, progress, closing, trackers))
+        held.save_manifest({**manifest, "final": {"round": finished.round, "last_round": finished.last_round}})
         return finished
 
 
 def evolve(context: Context) -> Finished:
     """Algorithm 1: M_warm from D_L, then rounds of pseudo-labels, each evolving M_base on all that was accepted."""
-    data = ingest(context.run, context.config, context.task)
-    adapter = fine_tune(context, 0, data, [])
-    accepted: list[Accepted] = []
-    for number in range(1, context.config.method.rounds + 1):
-        shown = retrieve_demonstrations(context, number, data)
-        due = [(BASE_EVALUATION, None), ("rounds/0000/evaluate", adapter)] if number == 1 else []
-        justified = answer_round(context, number, data, shown, adapter, due)
-        selection = select_pseudo_labels(context, number, data, justified)
-        accepted.append(Accepted(data.unlabeled, selection, number))
-        adapter = fine_tune(context, number, data, accepted)
+    data = distinct(context, ingest(context.run, context.config, context.task, context.progress.say))
+    check_feasible(context, data)
+    done = [warm_up(context, data)]
+    others = warm_others(context, done[0].examples)
+    for number in range(1, context.config.method.rounds.num + 1):
+        try:
+            done.append(one_round(context, number, data, done, others))
+        except NothingAcceptedError:
+            _evaluate(context, data, done[-1])  # what earlier rounds made stands, and its worth is known
+            raise
+        if has_stalled(context, data, done):
+            break
+    _evaluate(context, data, done[-1])
+    best = best_of(context, data, done)
+    return Finished(context.run.root, best.adapter, best.number, done[-1].number)
+
+
+def warm_up(context: Context, data: Data) -> Evolved:
+    """M_warm = fine-tune(M_base, D_L), or the adapter that the configuration names (in-weight propagation)."""
+    examples = examples_of(context, "rounds/0000", Learned(data.labeled))
+    path = context.config.method.warm_adapter
+    adapter = imported(context, "rounds/0000", path) if path else fine_tuned(context, "rounds/0000", examples)
+    return Evolved(0, adapter, examples)
+
+
+def warm_others(context: Context, examples: Step) -> dict[str, Adapter]:
+    """The warm-up, once, of every other base that a collaborator uses with an adapter; it does not evolve."""
+    student = context.model().name
+    models = {c.model for c in context.config.method.collaborators if c.adapter == "warm" and c.model}
+    others = sorted({context.model(m).name for m in models} - {student})
+    return {name: fine_tuned(context, f"bases/{slug(name)}", examples, model=name) for name in others}
+
+
+def one_round(
+    context: Context, number: int, data: Data, done: Sequence[Evolved], others: dict[str, Adapter]
+) -> Evolved:
+    """Retrieve, draft, vote, justify, select, evolve. Raises NothingAcceptedError when the round's guard stops it."""
+    last = done[-1]
+    shown = shown_of(context, number, done[0].examples, last.examples)
+    pool = round_pool(context, number, data, [s.pool for s in last.selections])
+    folds = [_asked(context, number, "", pool, data.pool.rows, shown)]
+    if data.dev:
+        rows = round_pool(context, number, data, [s.dev for s in last.selections if s.dev], dev=True)
+        folds.append(_asked(context, number, "dev/", rows, data.dev.rows, shown))
+    justified = answer_round(context, number, folds, Warm(last.adapter, others), _due(data, done))
+    answered = [Answered(fold.pool, step) for fold, step in zip(folds, justified, strict=True)]
+    first = last.selections[0].pool if last.selections else None
+    selection = select_round(context, number, data, answered[0], answered[1] if data.dev else None, first)
+    return evolved(context, number, data, last, Accepted(pool, selection.pool, number), selection)
+
+
+def evolved(
+    context: Context, number: int, data: Data, last: Evolved, accepted: Accepted, selection: Selection
+) -> Evolved:
+    """M_evol = fine-tune(M_base, D_L + everything accepted so far); with `reanswer: all`, accepted this time."""
+    again = context.config.method.rounds.reanswer == "all"
+    kept = (accepted,) if again else (*last.accepted, accepted)
+    people = tuple(step for from_round, step in data.annotations if from_round <= number)
+    folder = f"rounds/{number:04d}"
+    examples = examples_of(context, folder, Learned(data.labeled, people, kept))
+    adapter = fine_tuned(context, folder, examples)
+    return Evolved(number, adapter, examples, kept, (*last.selections, selection))
+
+
+def has_stalled(context: Context, data: Data, done: Sequence[Evolved]) -> bool:
+    """Whether the last `patience` rounds all brought no better accuracy on the validation fold."""
+    patience = context.config.method.rounds.patience
+    if not patience or data.validation is None:
+        return False
+    found = [_validated(context, data.validation, state) for state in done]
+    if len(found) <= patience or max(found[-patience:]) > max(found[:-patience]):
+        return False
+    context.progress.say(f"round {done[-1].number}: no better on data.validation for {patience} rounds; stopping here")
+    return True
+
+
+def best_of(context: Context, data: Data, done: Sequence[Evolved]) -> Evolved:
+    """The state with the best accuracy on the validation fold, the earliest of equals; the last without one."""
+    if data.validation is None:
+        return done[-1]
+    validation = data.validation
+    return max(done, key=lambda state: (_validated(context, validation, state), -state.number))
+
+
+def _asked(context: Context, number: int, fold: str, rows: Step, whole: Step, shown: Step) -> Asked:
+    demonstrations = demonstrations_of(context, number, fold, rows, whole, shown)
+    return Asked(f"rounds/{number:04d}/{fold}".rstrip("/"), rows, shown, demonstrations)
+
+
+def _due(data: Data, done: Sequence[Evolved]) -> list[tuple[str, Step, Adapter | None]]:
+    """Evaluations that share an engine with this round's drafts: of the untouched model, and of the last one made."""
+    if data.test is None:
+        return []
+    last = done[-1]
+    first: list[tuple[str, Step, Adapter | None]] = [(BASE_EVALUATION, data.test, None)] if last.number == 0 else []
+    return [*first, (f"rounds/{last.number:04d}/evaluate", data.test, last.adapter)]
+
+
+def _evaluate(context: Context, data: Data, state: Evolved) -> None:
     if data.test:
-        last = evaluation(context, f"rounds/{context.config.method.rounds:04d}/evaluate", data.test, adapter)
-        answer(context, "evaluate", [last])
-    return Finished(context.run.root, adapter)
+        name = f"rounds/{state.number:04d}/evaluate"
+        answer(context, "evaluate", [evaluation(context, name, data.test, state.adapter)])
 
 
-def fine_tune(context: Context, number: int, data: Data, accepted: Sequence[Accepted]) -> Adapter:
-    """M_base fine-tuned on the labeled rows and everything accepted so far; the adapter of round `number`."""
-    examples = _examples(context, number, data, accepted)
-    config, model = context.config, context.model()
-    numerics = config.numerics.model_dump(mode="json", include={"train_dtype", "max_model_len", "template_date"})
-    settings = {
-        "task": context.task.settings(),
-        "train": config.train.model_dump(mode="json", exclude={"pseudo_label_weight"}),
-    }
-    step = context.step(
-        f"rounds/{number:04d}/train",
-        settings={**settings, "numerics": numerics, "seed": config.seed},
-        inputs={"examples": examples.digest(), "model": model.digest},
-        parts=[],
-        numerics=lambda: {"dtype": context.training_dtype(), "device": "gpu" if context.on_gpu else "cpu"},
-    )
-    out = f"{step.path}/adapter"
-    if not step.committed():
-        metrics, digest = _train(context, step, examples, out)
-        context.run.commit(step, metrics, outputs={"adapter": digest})
-    return adapter_of(step, config, number)
+def _validated(context: Context, validation: Step, state: Evolved) -> float:
+    """Accuracy on the validation fold, which stops rounds and sets nothing else."""
+    wanted = evaluation(context, f"rounds/{state.number:04d}/validation", validation, state.adapter)
+    answer(context, "validate", [wanted])
+    return float((wanted.job.step.committed() or {})["metrics"]["accuracy"])
 
 
-def adapter_of(step: Step, config: RunConfig, number: int) -> Adapter:
-    """The adapter that the committed fine-tuning of round `number` saved."""
-    digest = step.digest()
-    return Adapter(f"{step.path}/adapter", digest, f"{config.name}-{number:04d}-{digest[:8]}")
-
-
-def retrieve_demonstrations(context: Context, number: int, data: Data) -> Step | None:
-    """The nearest labeled questions of each pool row; None when no collaborator shows any."""
-    method = context.config.method
-    if method.num_demonstrations == 0:
-        return None
-    embedder = context.model(method.embedder)
-    step = context.step(
-        f"rounds/{number:04d}/retrieve",
-        settings={"k": method.num_demonstrations, "embedder": embedder.name},
-        inputs={"labeled": data.labeled.digest(), "unlabeled": data.unlabeled.digest(), "embedder": embedder.digest},
-        parts=data.unlabeled.parts,
-    )
-    if not step.committed():
-        assert context.resources
-        job = RetrieveJob(step, data.unlabeled, data.labeled, embedder.path, method.num_demonstrations)
-        total, left = (_num_rows(data.unlabeled, parts) for parts in (step.parts, step.missing_parts()))
-        with context.progress.step(f"round-{number} retrieve", total, done=total - left) as bar:
-            retrieve(job, bar.advance)
-        context.run.commit(step, {})
-    return step
-
-
-def select_pseudo_labels(context: Context, number: int, data: Data, justified: Step) -> Step:
-    """tau at theta, and each row's decision. Raises NothingAcceptedError when no row is accepted."""
-    theta = context.config.method.theta
-    step = context.step(
-        f"rounds/{number:04d}/select",
-        settings={"theta": theta},
-        inputs={"justify": justified.digest()},
-        parts=data.unlabeled.parts,
-    )
-    if not step.committed():
-        assert context.resources
-        chosen = choose_threshold(justified, theta)
-        with context.progress.step(f"round-{number} select", _num_rows(data.unlabeled, step.missing_parts())) as bar:
-            select(step, data.unlabeled, justified, chosen.tau, lambda decided: bar.advance(decided.total()))
-        if chosen.ties_points > TIES_WARNING_POINTS:
-            context.progress.say(
-                f"warning: ties at tau {chosen.tau:.4g} keep {chosen.ties_points:.1f} points more than theta {theta:g}"
-            )
-        audit = pseudo_label_metrics(step, data.gold, context.task)
-        context.run.commit(
-            step, {"tau": chosen.tau, "num_answered": chosen.num_answered, "ties_points": chosen.ties_points, **audit}
-        )
-    if not decisions(step)[Decision.ACCEPTED]:
-        raise NothingAcceptedError(f"{step.name}: no row was accepted, so there is nothing to evolve on.")
-    return step
-
-
-def check_models(config: RunConfig) -> None:
-    """Refuse names that can be no model before anything is spent. Raises ConfigError naming the key."""
-    from semievol_ray.engines.models import model_known
-    from semievol_ray.engines.packaged import PACKAGED
-
-    if config.numerics.engine == "scripted":
-        return
-    named = {"model": config.model, "method.embedder": config.method.embedder}
-    named |= {f"method.collaborators.{c.name}.model": c.model for c in config.method.collaborators if c.model}
-    for key, name in named.items():
-        if name != "hash" and not model_known(name):
-            raise ConfigError(
-                f"{key}: no model {name!r} is known. Give a folder with a config.json, a hub name such as "
-                f"org/name, or a packaged model: {', '.join(PACKAGED)}."
-            )
-
-
-def _examples(context: Context, number: int, data: Data, accepted: Sequence[Accepted]) -> Step:
-    weight = context.config.train.pseudo_label_weight
-    inputs = {"labeled": data.labeled.digest()} | {f"round-{a.round}": a.selection.digest() for a in accepted}
-    step = context.step(
-        f"rounds/{number:04d}/examples",
-        settings={"pseudo_label_weight": weight} if accepted else {},
-        inputs=inputs,
-        parts=examples_parts(data.labeled, accepted),
-    )
-    if not step.committed():
-        assert context.resources
-        write_examples(step, data.labeled, accepted, weight)
-        context.run.commit(step, {})
-    return step
-
-
-def _train(context: Context, step: Step, examples: Step, out: str) -> tuple[dict[str, float], str]:
-    config = context.config
-    cpus, gpus = place_training(config.speed, context.resources)
-    spec = FinetuneSpec(
-        model_path=context.model().path,
-        examples=tuple(examples.part_path(part) for part in examples.parts),
-        task=context.task,
-        train=config.train,
-        speed=config.speed,
-        dtype=step.numerics()["dtype"],
-        max_model_len=config.numerics.max_model_len,
-        template_date=config.numerics.template_date,
-        seed=config.seed,
-        on_gpu=gpus > 0,
-        out=out,
-        curve=f"{step.path}/curve.jsonl",
-    )
-    if config.numerics.engine == "scripted":
-        return train_scripted(spec)
-    num_rows = _num_rows(examples, examples.parts)
-    total = -(-num_rows // config.train.train_batch_size) * config.train.num_train_epochs
-
-    def on_step(line: dict[str, Any]) -> None:
-        bar.advance(1, f"loss {line['loss']:.3f}")
-
-    with context.progress.step(step.name.replace("rounds/", "round ").replace("/", " "), total, "steps") as bar:
-        return train(spec, config.speed.num_train_workers, cpus, gpus, on_step)
-
-
-def _num_rows(step: Step, parts: Sequence[str]) -> int:
-    return sum(storage.num_rows(step.part_path(part)) for part in parts)
-
-
-class _terminated_as_interrupt:  # noqa: N801
+class terminated_as_interrupt:  # noqa: N801
     """Within the block SIGTERM stops as cleanly as Ctrl-C; only the main thread can set it."""
 
     def __enter__(self) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from semievol_ray import storage, tables
 from semievol_ray.config import RunConfig, Source
 from semievol_ray.configfile import parse
-from semievol_ray.driver import adapter_of
 from semievol_ray.errors import DataError, DriftError, StorageError, UserError
 from semievol_ray.extras import check_extras
 from semievol_ray.progress import Progress
@@ -20,6 +19,7 @@ from semievol_ray.runs import Run, Step, read_manifest, read_steps
 from semievol_ray.stages.answer import answer, evaluation
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.ingest import ingest_test
+from semievol_ray.stages.learning import adapter_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def stored_evaluation(root: str) -> Evaluation:
     config = _config(root)
     if config.data.test is None:
         raise UserError(f"{root} has no test split in its configuration. Name a file with answers: --data FILE.")
-    name = f"rounds/{config.method.rounds:04d}/evaluate"
+    name = f"rounds/{_final_round(root, config):04d}/evaluate"
     committed = dict(read_steps(root)).get(name, {}).get("committed")
     if not committed:
         raise _unfinished(root, name)
@@ -51,7 +51,7 @@ def evaluate_file(root: str, path: str, progress: Progress | None = None) -> Eva
     """
     config, source = _config(root), Source.model_validate({"path": str(Path(path).absolute())})
     folder = f"evaluations/{_digest(source.path)[:8]}"
-    number = config.method.rounds
+    number = _final_round(root, config)
     check_extras(config)
     _trained(root, number)
     with ExitStack() as closing, Run.open(root, {}) as held:
@@ -59,7 +59,7 @@ def evaluate_file(root: str, path: str, progress: Progress | None = None) -> Eva
         trained = _trained(held.root, number)
         _require_same_base(context, trained)
         test = ingest_test(held, config, context.task, source, f"{folder}/data")
-        adapter: Adapter = adapter_of(trained, config, number)
+        adapter: Adapter = adapter_of(trained, config.name)
         wanted = evaluation(context, f"{folder}/round-{number:04d}", test, adapter)
         answer(context, "evaluate", [wanted])
         committed = wanted.job.step.committed()
@@ -93,6 +93,11 @@ def _digest(path: str) -> str:
         return storage.digest(storage.read(path))
     except StorageError as error:
         raise DataError(str(error)) from error
+
+
+def _final_round(root: str, config: RunConfig) -> int:
+    """The round whose adapter the run handed over; that of its last round while the run has not ended."""
+    return int(read_manifest(root).get("final", {}).get("round", config.method.rounds.num))
 
 
 def _trained(root: str, number: int) -> Step:

@@ -52,7 +52,7 @@ def find_row(root: str, prefix: str) -> Found:
     if found:
         some = ", ".join(f.id[: len(wanted) + 8] for f in found[:_NUM_LISTED]) + ", ..." * (len(found) > _NUM_LISTED)
         raise UserError(f"{prefix!r} begins the ids of {len(found)} rows ({some}). Give more of the id.")
-    for split in ("test", "labeled"):
+    for split in ("test", "labeled", "dev", "validation"):
         if list(_matches(root, f"data/{split}", wanted)):
             raise UserError(
                 f"{prefix!r} is a row of the {split} split. Such a row is dropped from the unlabeled pool, so no "
@@ -104,32 +104,37 @@ def _question(root: str, found: Found, gold: Row | None, task: Task) -> str:
 
 
 def _round(root: str, folder: str, found: Found, gold: Row | None, task: Task) -> list[str]:
-    name = f"round {int(folder.split('/')[1])}"
+    name = f"--- round {int(folder.split('/')[1])} ---"
+    if _step(root, f"{folder}/pool") and _row(root, f"{folder}/pool", found, schema.UNLABELED) is None:
+        return [name, "not asked again: an earlier round accepted the row, or a person labeled it"]
     justified = _row(root, f"{folder}/justify", found, schema.JUSTIFIED)
     sections = [_demonstrations(root, folder, found), _drafts(root, folder, found)]
     if justified:
         sections += [_vote(justified), _justification(justified)]
     sections += [_decision(root, folder, found, justified, gold, task)]
-    return [f"--- {name} ---", *(section for section in sections if section)]
+    return [name, *(section for section in sections if section)]
 
 
 def _demonstrations(root: str, folder: str, found: Found) -> str:
-    shown = _row(root, f"{folder}/retrieve", found, schema.DEMONSTRATIONS)
+    own = _row(root, f"{folder}/retrieve", found, schema.DEMONSTRATIONS)
+    shown = own or _row(root, "rounds/0001/retrieve", found, schema.DEMONSTRATIONS)
     if not shown:
         return ""
-    labeled = _labeled(root, shown["demonstration_ids"])
-    pairs = zip(shown["demonstration_ids"], shown["scores"], strict=True)
-    lines = [
-        f"  cosine {s:.3f}, gold answer {labeled[i]['answer']}\n{tables.paragraph(labeled[i]['question'], '    | ')}"
-        for i, s in pairs
-    ]
+    examples = _examples(root, folder, shown["demonstration_ids"])
+    lines = []
+    for i, score, source in zip(shown["demonstration_ids"], shown["scores"], shown["sources"], strict=True):
+        said = f"gold answer {examples[i]['answer']}"
+        if source != "gold":
+            said = f"pseudo-label {examples[i]['answer']} of round {examples[i]['round']}"
+        lines += [f"  cosine {score:.3f}, {said}", tables.paragraph(examples[i]["question"], "    | ")]
     return "\n".join(["demonstrations, nearest first", *lines])
 
 
-def _labeled(root: str, ids: list[str]) -> dict[str, Row]:
-    step = _step(root, "data/labeled")
+def _examples(root: str, folder: str, ids: list[str]) -> dict[str, Row]:
+    """The EXAMPLES with these ids among those that a round could show."""
+    step = _step(root, f"{folder}/shown") or _step(root, "rounds/0000/examples")
     assert step is not None
-    tables_read = (step.read_part(part, schema.LABELED) for part in step.parts)
+    tables_read = (step.read_part(part, schema.EXAMPLES) for part in step.parts)
     return {row["id"]: row for table in tables_read for row in table.to_pylist() if row["id"] in ids}
 
 
@@ -174,6 +179,8 @@ def _vote(row: Row) -> str:
 
 
 def _justification(row: Row) -> str:
+    if row["label_source"] == "vote":
+        return "justification: none asked for; the vote is kept"
     return "\n".join([f"justification: {_answer(row)}", *_raw(row)])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from semievol_ray import __version__, drift, storage
+from semievol_ray import __version__, drift, sharing, storage
 from semievol_ray.errors import RunStopped, UserError
 from semievol_ray.lease import PATIENCE_SECONDS, RENEW_SECONDS, Lease
 from semievol_ray.steps import STEP_FILE, Step, contents, encode, json_lines, now, read_json, read_steps
@@ -23,9 +23,9 @@ __all__ = ["Run", "Step", "read_events", "read_manifest", "read_steps"]
 class Run:
     """A run directory held by this process, from `open` to `close`."""
 
-    def __init__(self, root: str, lease: Lease) -> None:
+    def __init__(self, root: str, lease: Lease, share: str | None = None) -> None:
         self.root, self.fence, self.attempt = root, lease.fence, lease.fence
-        self._lease = lease
+        self._lease, self._share = lease, share
         self._began: dict[str, float] = {}
 
     @classmethod
@@ -34,17 +34,19 @@ class Run:
         root: str,
         manifest: Mapping[str, object],
         *,
+        share: str | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         renew_seconds: float = RENEW_SECONDS,
     ) -> Self:
         """Take a new or existing run directory; its manifest stays unless no step is committed yet.
 
-        `attempt` counts the opens. Errors: RunInUseError while another driver lives, StorageError.
+        share: a folder through which runs take over each other's equal steps, on the same disk. `attempt` counts the
+        opens. Errors: RunInUseError while another driver lives, StorageError.
         """
         storage.make_folder(root)  # first, for it refuses a path with a scheme
         root = str(Path(root).absolute())
         lease = Lease.take(root, patience_seconds=patience_seconds, renew_seconds=renew_seconds)
-        run = cls(root, lease)
+        run = cls(root, lease, str(Path(share).absolute()) if share else None)
         try:
             storage.make_folder(run.path("logs"))
             versions = {"semievol-ray": __version__, "python": platform.python_version()}
@@ -108,7 +110,9 @@ class Run:
         same = {"settings": dict(settings), "inputs": dict(inputs), "parts": list(parts)}
         whence = {"name": name, "package_version": __version__, "started": now(), "fence": self.fence}
         record = encode({**whence, **same, "numerics": dict(numerics or {})})
-        if storage.create(f"{step.path}/{STEP_FILE}", record):
+        if origin := self._share and sharing.take(self._share, step, json.loads(record)):
+            self.event("step_shared", step=name, shared_from=origin)
+        elif storage.create(f"{step.path}/{STEP_FILE}", record):
             self.event("step_started", step=name, num_parts=len(parts))
         else:
             self._resume(step, same)
@@ -137,6 +141,8 @@ class Run:
         self._lease.check()
         storage.write(f"{step.path}/{STEP_FILE}", encode(record))
         self.event("step_committed", step=step.name, **record["committed"])
+        if self._share:
+            sharing.offer(self._share, step)
 
     def _resume(self, step: Step, same: Mapping[str, object]) -> None:
         record = step.record()
@@ -146,6 +152,8 @@ class Run:
             raise drift.refusal(self.root, step.name, changed, steps[steps.index(step.name) + 1 :])
         if not record.get("committed"):
             self.event("step_resumed", step=step.name, num_missing=len(step.missing_parts()))
+        elif self._share:
+            sharing.offer(self._share, step)
 
 
 def read_manifest(root: str) -> dict[str, Any]:

@@ -18,8 +18,16 @@ UNLABELED = pa.schema([*_QUESTION, ("num_copies", pa.int32())])
 GOLD = pa.schema([("id", _text), ("answer", _text)])
 """Gold answers of unlabeled rows where the file has them, else null; only evaluation and explain open it."""
 
-DEMONSTRATIONS = pa.schema([("id", _text), ("demonstration_ids", _texts), ("scores", pa.list_(pa.float32()))])
-"""The k nearest labeled rows, nearest first; `scores` are inner products of unit vectors (cosines)."""
+DEV_GOLD = pa.schema([("id", _text), ("answer", _text), ("slice", pa.int32())])
+"""Gold answers of the dev fold, and the round (from 1) whose threshold each row alone may set."""
+
+EMBEDDINGS = pa.schema([("id", _text), ("embedding", pa.list_(pa.float32()))])
+"""Unit vectors of the questions of a pool; made only where later rounds retrieve anew."""
+
+DEMONSTRATIONS = pa.schema(
+    [("id", _text), ("demonstration_ids", _texts), ("scores", pa.list_(pa.float32())), ("sources", _texts)]
+)
+"""The k nearest rows, nearest first; `scores` are cosines (of unit vectors), `sources` gold or pseudo."""
 
 _COMPLETION = [
     ("text", _text),
@@ -43,10 +51,14 @@ JUSTIFIED = pa.schema(
         ("vote_share", pa.float32()),
         ("vote_entropy", pa.float32()),
         *_COMPLETION,
+        ("label", _text),
+        ("label_source", _text),
         ("confidence", pa.float32()),
     ]
 )
-"""`answers`: one per collaborator in configured order, null if unreadable. `confidence` is H; smaller is surer."""
+"""`answers`: one per collaborator in configured order, null if unreadable. The completion is the justification, null
+where none was asked for. `label` is the kept answer, `label_source` justification or vote. `confidence` is H of the
+label; smaller is surer."""
 
 SELECTION = pa.schema(
     [
@@ -60,9 +72,19 @@ SELECTION = pa.schema(
 """Every pool row's decision; `label` is the kept answer whether accepted or not, null if unreadable."""
 
 EXAMPLES = pa.schema(
-    [*_QUESTION, ("answer", _text), ("source", _text), ("weight", pa.float32()), ("round", pa.int32())]
+    [
+        *_QUESTION,
+        ("answer", _text),
+        ("source", _text),
+        ("weight", pa.float32()),
+        ("round", pa.int32()),
+        ("confidence", pa.float32()),
+    ]
 )
-"""What a fine-tuning sees. `source` is `gold` or `pseudo`; `round` is the one that accepted a pseudo-label."""
+"""What a fine-tuning sees. `source` is `gold` or `pseudo`; `round` and `confidence` (H) are the pseudo-label's."""
 
 PREDICTIONS = pa.schema([("id", _text), *_COMPLETION, ("gold", _text), ("correct", pa.bool_()), ("group", _text)])
 """Greedy zero-demonstration answers on the test rows."""
+
+NEAR_DUPLICATES = pa.schema([("id", _text), ("twin_id", _text), ("twin_split", _text), ("similarity", pa.float32())])
+"""Rows of one split (the part's name) that are near duplicates of a row before them: the most prior such row."""

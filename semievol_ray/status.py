@@ -53,6 +53,8 @@ def status(root: str) -> RunStatus:
     begun = dict(read_steps(root))
     planned = planned_steps(parse(manifest["config"], f"{root}/manifest.json"))
     reports = _reports(root)
+    if "final" in manifest:  # the rounds may have stopped early, and steps that were only possible did not come up
+        planned = [name for name in planned if name in begun]
     names = [*planned, *(name for name in begun if name not in planned)]
     steps = tuple(_step(root, name, begun.get(name), reports.get(name, {})) for name in names)
     holder = lease.newest_holder(root)

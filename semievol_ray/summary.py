@@ -54,7 +54,7 @@ def summarise(root: str) -> Summary:
     """The results in a run directory, of the steps that are committed. Raises UserError when the folder is none."""
     manifest = read_manifest(root)
     done = {name: record["committed"] for name, record in read_steps(root) if record.get("committed")}
-    evaluated = _evaluated(done)
+    evaluated = _evaluated(done, manifest.get("final", {}).get("round"))
     gain = None
     if {LABELS_ONLY, SEMIEVOL} <= set(evaluated):
         right = [correctness(_step(root, evaluated[model])) for model in (SEMIEVOL, LABELS_ONLY)]
@@ -111,11 +111,13 @@ def _time_table(found: Summary) -> str:
     return tables.table(("step", "time"), [*rows, ("together", tables.seconds(sum(found.seconds.values())))])
 
 
-def _evaluated(done: Mapping[str, Any]) -> dict[str, str]:
-    """Which evaluation step stands for which model; SemiEvol's is that of the last round."""
+def _evaluated(done: Mapping[str, Any], final: int | None) -> dict[str, str]:
+    """Which evaluation step stands for which model; SemiEvol's is that of the round that the run handed over."""
     rounds = sorted(name for name in done if name.startswith("rounds/") and name.endswith("/evaluate"))
     later = [name for name in rounds if name != "rounds/0000/evaluate"]
-    models = {UNTOUCHED: "base/evaluate", LABELS_ONLY: "rounds/0000/evaluate", SEMIEVOL: later[-1] if later else ""}
+    chosen = f"rounds/{final:04d}/evaluate" if final is not None else later[-1] if later else ""
+    others = {f"after round {int(name.split('/')[1])}": name for name in later if name != chosen}
+    models = {UNTOUCHED: "base/evaluate", LABELS_ONLY: "rounds/0000/evaluate", **others, SEMIEVOL: chosen}
     return {model: name for model, name in models.items() if name in done}
 
 
@@ -125,7 +127,7 @@ def _accuracy(model: str, metrics: Mapping[str, Any]) -> Accuracy:
 
 
 def _is_selection(name: str) -> bool:
-    return name.startswith("rounds/") and name.endswith("/select")
+    return name.startswith("rounds/") and name.endswith("/select") and "/dev/" not in name
 
 
 def _pseudo_labels(name: str, committed: Mapping[str, Any]) -> PseudoLabels:

@@ -1,107 +1,65 @@
-"""Task: how one kind of question is asked, answered, read and compared; and the tasks that come with the package.
+"""The tasks that come with the package, and how the name of a task in a configuration becomes one.
 
-Invariant: what a task renders as an answer, the same task reads back as that answer.
+Invariant: a name means one task, wherever it is resolved; a user's own comes with the hash of its source.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
-from semievol_ray.core import answers
-from semievol_ray.core.answers import AnswerFormat, Choice, Labels, ParsedAnswer
-from semievol_ray.core.prompts import lettered
+from semievol_ray import taskmodules
+from semievol_ray.core.answers import Choice, Labels, Number, Span
 from semievol_ray.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a data file keeps each part of a row; None is a part the task does not have."""
-
-    question: str = "question"
-    options: str | None = None
-    answer: str = "answer"
-    group: str | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """One kind of question. `version` is raised when a change makes old outputs incomparable."""
-
-    name: str
-    instruction: str
-    format: AnswerFormat
-    answer_template: str = "Answer: {answer}"
-    options_first: bool = False
-    columns: Columns = field(default_factory=Columns)
-    max_tokens: int = field(kw_only=True)
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        if "{answer}" not in self.answer_template:
-            raise ConfigError(f"task {self.name}: answer_template lacks {{answer}}: {self.answer_template!r}")
-        if self.max_tokens < 1:
-            raise ConfigError(f"task {self.name}: max_tokens must be at least 1, not {self.max_tokens}")
-
-    def render_question(self, question: str, options: Sequence[str] | None) -> str:
-        """The user's turn; options, where the row has them, are lettered and stand before or after the question."""
-        if not options:
-            return question
-        listed = lettered(options)
-        return f"{listed}\n\n{question}" if self.options_first else f"{question}\n\n{listed}"
-
-    def render_answer(self, answer: str) -> str:
-        """The assistant's turn for a canonical answer, gold or pseudo-label alike; the end-of-turn is not in it."""
-        return self.answer_template.replace("{answer}", answer)
-
-    def parse(self, text: str, options: Sequence[str] | None) -> ParsedAnswer | None:
-        """The answer in a completion, None when it is unreadable."""
-        return answers.parse_answer(self.format, text, options)
-
-    def equal(self, a: str, b: str) -> bool:
-        """Whether two canonical answers are the same."""
-        return answers.answers_equal(self.format, a, b)
-
-    def canonical_gold(self, gold: str, options: Sequence[str] | None) -> str:
-        """The canonical text of a gold answer; ValueError names the allowed ones."""
-        return answers.canonical_gold(self.format, gold, options)
-
-    def settings(self) -> dict[str, object]:
-        """Everything an output depends on, as JSON values: part of every fingerprint."""
-        values: dict[str, object] = asdict(self)
-        if isinstance(self.format, Labels):
-            values["format"] = {"kind": self.format.kind, "labels": list(self.format.labels)}
-        return values
-
+from semievol_ray.task import Columns as Columns
+from semievol_ray.task import Parser as Parser
+from semievol_ray.task import Task as Task
+from semievol_ray.taskmodules import anchored as anchored
 
 _LETTER = "Reply with one line: 'Answer: ' and the letter of the right option, such as 'Answer: B'."
 _NOUN_KINDS = (
     "person", "animal", "plant", "food", "artifact", "body", "substance", "location", "communication", "time",
 )  # fmt: skip
 
+
+def _letters(name: str, question: str, *, group: str | None = None, options_first: bool = False) -> Task:
+    return Task(
+        name,
+        f"{question} {_LETTER}",
+        Choice(),
+        options_first=options_first,
+        columns=Columns(options="options", group=group),
+        max_tokens=32,
+    )
+
+
 BUILTIN: dict[str, Task] = {
     task.name: task
     for task in (
+        _letters("arc", "Answer the multiple-choice science question."),
+        _letters("fpb", "Judge the sentiment of the financial news sentence.", options_first=True),
+        _letters("mmlu", "Answer the multiple-choice exam question.", group="Subject"),
+        _letters("mmlu_pro", "Answer the multiple-choice exam question.", group="category"),
+        _letters("pubmedqa", "Judge from the abstract how the research question is to be answered."),
+        _letters("usmle", "Answer the multiple-choice question of a medical licensing exam."),
         Task(
-            "arc",
-            f"Answer the multiple-choice science question. {_LETTER}",
-            Choice(),
-            columns=Columns(options="options"),
-            max_tokens=32,
+            "convfinqa",
+            "Answer the question about the financial report with a number, a percentage as a decimal. "
+            "Reply with one line: 'Answer: ' and the number, such as 'Answer: 0.125'.",
+            Number(relative_tolerance=1e-2),
+            max_tokens=64,
         ),
         Task(
-            "fpb",
-            f"Judge the sentiment of the financial news sentence. {_LETTER}",
-            Choice(),
-            options_first=True,
-            columns=Columns(options="options"),
-            max_tokens=32,
+            "gsm8k",
+            "Solve the problem. End with one line: 'Answer: ' and the number alone, such as 'Answer: 42'.",
+            Number(),
+            max_tokens=320,
         ),
         Task(
-            "mmlu",
-            f"Answer the multiple-choice exam question. {_LETTER}",
-            Choice(),
-            columns=Columns(options="options", group="Subject"),
-            max_tokens=32,
+            "drop",
+            "Answer the question about the passage. Reply with one line: 'Answer: ' and a name, a number, a date or a "
+            "few words of the passage, such as 'Answer: 12'.",
+            Span(),
+            max_tokens=48,
         ),
         Task(
             "wordnet",
@@ -112,7 +70,11 @@ BUILTIN: dict[str, Task] = {
         ),
     )
 }
-"""The tasks that a configuration can name without describing them."""
+"""The tasks that a configuration can name without describing them.
+
+The first six of the paper are letters (mmlu_pro up to J), convfinqa a number within 1%. gsm8k's golds are read behind
+their "####"; drop accepts any of several golds. `group` is a column that a file may lack.
+"""
 
 
 def builtin(name: str) -> Task:
@@ -121,7 +83,26 @@ def builtin(name: str) -> Task:
         return BUILTIN[name]
     near = difflib.get_close_matches(name.lower(), BUILTIN, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(f"there is no built-in task {name!r}: {hint}built in are {', '.join(BUILTIN)}")
+    raise ConfigError(
+        f"there is no built-in task {name!r}: {hint}built in are {', '.join(BUILTIN)}; one of your own is written "
+        "module:ATTRIBUTE"
+    )
+
+
+def resolve(name: str, base_folder: str = ".") -> Task:
+    """The task that a name means: a built-in one, or `module:ATTRIBUTE` with the module's file below `base_folder`.
+
+    Raises ConfigError for an unknown name, a module that cannot be run, and an attribute that is no Task.
+    """
+    if ":" not in name:
+        return builtin(name)
+    module = taskmodules.find(name, base_folder)
+    found = module.value()
+    if not isinstance(found, Task):
+        raise ConfigError(
+            f"task {module.name} is a {type(found).__name__}; it has to be a semievol_ray.tasks.Task(name=..., ...)"
+        )
+    return replace(found, module=module)
 
 
 def with_columns(task: Task, renamed: Mapping[str, str]) -> Task:

@@ -76,10 +76,10 @@ def test_check_imports_no_engine(config_path: Path) -> None:
 def test_check_prints_a_configuration_that_reads_back_as_the_same(
     config_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["check", str(config_path), "-o", "method.theta=0.25"]) == 0
+    assert cli.main(["check", str(config_path), "-o", "method.select.theta=0.25"]) == 0
 
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert configfile.parse(printed, "printed") == configfile.load(str(config_path), ["method.theta=0.25"])
+    assert configfile.parse(printed, "printed") == configfile.load(str(config_path), ["method.select.theta=0.25"])
 
 
 def test_check_writes_nothing(config_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,8 +195,8 @@ def test_second_command_of_a_finished_run_ends_at_once_without_ray(
 
 def test_changed_theta_is_refused_naming_it_and_changes_nothing(copied: Path, tree: dict[str, Any]) -> None:
     before = _parts(copied)
-    with pytest.raises(DriftError, match=r"settings\.theta: 0\.5 in the run directory, 0\.25 now") as caught:
-        _run(_changed(tree, "method.theta", 0.25), copied)
+    with pytest.raises(DriftError, match=r"settings\.select\.theta: 0\.5 in the run directory, 0\.25 now") as caught:
+        _run(_changed(tree, "method.select.theta", 0.25), copied)
     assert "rounds/0001/select" in str(caught.value)
     assert _parts(copied) == before
 

@@ -54,6 +54,14 @@ def adapter_digest(folder: str) -> str:
     return storage.digest("".join(parts).encode())
 
 
+def adapter_rank(folder: str) -> int:
+    """r of an adapter folder. Raises AdapterError when its configuration cannot be read."""
+    try:
+        return int(json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError) as error:
+        raise AdapterError(f"{folder}: the adapter's configuration cannot be read: {error}") from error
+
+
 def merge(model_path: str, adapter: str, dtype: str, out: str) -> None:
     """Write base + adapter as one model folder: W + (alpha/r) B A computed in float32, then cast to `dtype`."""
     import torch

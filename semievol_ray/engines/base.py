@@ -1,7 +1,7 @@
 """The seam between the method and what owns a device: requests, completions, and the three protocols.
 
-Invariant: prompts cross this seam as token ids, never as text, and log-probabilities are raw (before temperature,
-masks and warpers).
+Invariant: prompts cross this seam as token ids, and as messages only to an endpoint, which has its own tokenizer;
+log-probabilities are raw (before temperature, masks and warpers).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semievol_ray.core.answers import AnswerFormat
+from semievol_ray.core.prompts import Message
+from semievol_ray.methodconfig import EndpointConfig
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,45 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt as token ids; `adapter` names one of the engine's adapters, None asks the base model."""
+    """One prompt as token ids; `adapter` names one of the engine's adapters, None asks the base model.
+
+    An engine without a tokenizer is asked `messages` instead.
+    """
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
+    adapter: str | None = None
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """An answer, as token ids, whose probability after a prompt is wanted; `adapter` as in `Request`."""
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
     adapter: str | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer without its end-of-turn token; `token_logprobs[i]` is log P(`token_ids[i]`), raw, in nats."""
+    """One answer without its end-of-turn token; `token_logprobs[i]` is log P(`token_ids[i]`), raw, in nats.
+
+    An endpoint gives no ids: `token_texts` go with its log-probabilities (None where they do not make up the text), and
+    it counts the tokens itself.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     token_logprobs: tuple[float, ...]
     finish_reason: Literal["stop", "length"]
+    token_texts: tuple[str, ...] | None = None
+    num_prompt_tokens: int | None = None
+    num_tokens: int | None = None
+
+
+class RequestFailedError(Exception):
+    """One request got no answer whatever was tried; it is the end of that row, not of the engine."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +75,10 @@ class EngineSpec:
 
     `merged` is an adapter folder baked into the weights; `adapters` maps names to folders served dynamically.
     `numerics` and `speed` are engine arguments under vLLM's names; `answer_format` serves the scripted engine only.
+    Of kind openai, `endpoint` says where the model is served and `model` under which name; the weights are elsewhere.
     """
 
-    kind: Literal["vllm", "transformers", "scripted"]
+    kind: Literal["vllm", "transformers", "scripted", "openai"]
     model: str
     model_path: str
     merged: str | None
@@ -65,6 +92,7 @@ class EngineSpec:
     answer_format: AnswerFormat
     numerics: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, Any] = field(default_factory=dict)
+    endpoint: EndpointConfig | None = None
 
 
 class Tokenizer(Protocol):
@@ -82,11 +110,22 @@ class Tokenizer(Protocol):
 class Generator(Protocol):
     """A model that answers prompts; owns its device until closed."""
 
-    tokenizer: Tokenizer
     max_num_seqs: int
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None for an endpoint, which is asked messages and scores nothing."""
+        ...
+
     async def generate(self, request: Request) -> Completion:
-        """Answer one prompt; many calls run at once. Raises EngineDiedError when the engine is gone."""
+        """Answer one prompt; many calls run at once.
+
+        Raises EngineDiedError when the engine is gone, RequestFailedError when this request alone has no answer.
+        """
+        ...
+
+    async def score(self, request: ScoreRequest) -> tuple[float, ...]:
+        """log P of each answer token given the prompt and the answer tokens before it, raw, in nats."""
         ...
 
     def close(self) -> None: ...

@@ -222,6 +222,7 @@ def _arguments(spec: FinetuneSpec) -> Any:
         gradient_accumulation_steps=per_worker // micro,
         learning_rate=train.learning_rate,
         num_train_epochs=train.num_train_epochs,
+        max_steps=train.max_steps or -1,
         lr_scheduler_type=train.lr_scheduler_type,
         warmup_steps=train.warmup_ratio,
         weight_decay=train.weight_decay,

@@ -34,3 +34,7 @@ def _open(spec: EngineSpec) -> Generator:
             from semievol_ray.engines.scripted import ScriptedGenerator
 
             return ScriptedGenerator(spec)
+        case "openai":
+            from semievol_ray.engines.openai import OpenAIGenerator
+
+            return OpenAIGenerator(spec)

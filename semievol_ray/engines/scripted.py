@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semievol_ray.core.answers import AnswerFormat, Choice, Labels, Number
-from semievol_ray.engines.base import Completion, EngineSpec, Request, Tokenizer
+from semievol_ray.core.answers import AnswerFormat, Choice, Free, Labels, Number, Span
+from semievol_ray.engines.base import Completion, EngineSpec, Request, ScoreRequest, Tokenizer
 from semievol_ray.errors import EngineDiedError
 
 _END = 256
@@ -57,21 +57,28 @@ class ScriptedGenerator:
         self._requests_left = float(spec.numerics.get("break_every", "inf"))
 
     async def generate(self, request: Request) -> Completion:
-        self._requests_left -= 1
-        if self._requests_left <= 0:
-            raise EngineDiedError("the scripted engine was told to break here")
-        await asyncio.sleep(self._seconds)
+        await self._admit()
         prompt = self.tokenizer.decode(request.prompt_ids)
         adapted = request.adapter is not None or self._merged
         skill = self._adapter_skill if adapted else 0.4 + 0.1 * min(prompt.count("<assistant>") - 1, 3)
         draw = _uniform(f"{adapted}{self._adapter_skill if adapted else 0}{request.sampling}{prompt}")
-        told = re.findall(r"\[([^\[\]]+)\]", prompt.rsplit("<user>", 1)[-1])
-        right = told and draw < skill
-        answer = told[0] if right else self._answers[int(draw * 1e6) % len(self._answers)]
+        told = _told(prompt)
+        answer = told if told and draw < skill else self._answers[int(draw * 1e6) % len(self._answers)]
         text = f"Answer: {answer}"
         token_ids = tuple(self.tokenizer.encode(text))
-        nll = (0.1 if right else 0.6) + 0.4 * _uniform("nll" + prompt)
-        return Completion(text, token_ids, (-nll,) * len(token_ids), "stop")
+        return Completion(text, token_ids, (-_nll(prompt, text),) * len(token_ids), "stop")
+
+    async def score(self, request: ScoreRequest) -> tuple[float, ...]:
+        """Log-probabilities with which `generate` would return these tokens; a right answer's are higher."""
+        await self._admit()
+        nll = _nll(self.tokenizer.decode(request.prompt_ids), self.tokenizer.decode(request.answer_ids))
+        return (-nll,) * len(request.answer_ids)
+
+    async def _admit(self) -> None:
+        self._requests_left -= 1
+        if self._requests_left <= 0:
+            raise EngineDiedError("the scripted engine was told to break here")
+        await asyncio.sleep(self._seconds)
 
     def close(self) -> None:
         return None
@@ -116,8 +123,20 @@ def _possible_answers(answer_format: AnswerFormat) -> list[str]:
             return list(labels)
         case Choice():
             return ["A", "B"]
-        case Number():
+        case Number() | Span() | Free():
             return [str(n) for n in range(10)]
+
+
+def _told(prompt: str) -> str | None:
+    """The bracketed word of the prompt's last question."""
+    found: list[str] = re.findall(r"\[([^\[\]]+)\]", prompt.rsplit("<user>", 1)[-1])
+    return found[0] if found else None
+
+
+def _nll(prompt: str, text: str) -> float:
+    """Nats per token of a text after a prompt: lower where it gives the bracketed word, by a hash otherwise."""
+    right = text.removeprefix("Answer: ") == _told(prompt)
+    return (0.1 if right else 0.6) + 0.4 * _uniform("nll" + prompt)
 
 
 def _uniform(text: str) -> float:

@@ -1,25 +1,26 @@
 """transformers.generate as a `Generator`, for models vLLM does not serve: requests that wait together form a batch.
 
-Invariant: one batch holds one adapter and one sampling, so that every row gets what it would get alone.
+Invariant: one batch holds one adapter and one sampling (or answers to score), so that every row gets what it would get
+alone.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, Tokenizer
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, ScoreRequest, Tokenizer
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    request: Request
-    answer: asyncio.Future[Completion]
+    request: Request | ScoreRequest
+    answer: asyncio.Future[Any]
 
     @property
-    def kind(self) -> tuple[str | None, Sampling]:
-        return self.request.adapter, self.request.sampling
+    def kind(self) -> tuple[str | None, Sampling | None]:
+        return self.request.adapter, self.request.sampling if isinstance(self.request, Request) else None
 
 
 class TransformersGenerator:
@@ -45,6 +46,14 @@ class TransformersGenerator:
         self._runner: asyncio.Task[None] | None = None
 
     async def generate(self, request: Request) -> Completion:
+        completion: Completion = await self._queued(request)
+        return completion
+
+    async def score(self, request: ScoreRequest) -> tuple[float, ...]:
+        logprobs: tuple[float, ...] = await self._queued(request)
+        return logprobs
+
+    async def _queued(self, request: Request | ScoreRequest) -> Any:
         waiting = _Waiting(request, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._runner is None or self._runner.done():
@@ -60,35 +69,65 @@ class TransformersGenerator:
             await self._answer_each(batch)
 
     async def _answer_each(self, batch: Sequence[_Waiting]) -> None:
-        """Hand every caller its completion, or what went wrong; one that was cancelled meanwhile is left alone."""
+        """Hand every caller its result, or what went wrong; one that was cancelled meanwhile is left alone."""
         try:
-            completions = await asyncio.to_thread(self._answer, [w.request for w in batch])
+            results = await asyncio.to_thread(self._results, [w.request for w in batch])
         except Exception as error:  # raised in the callers; the batches behind this one are still answered
             for w in batch:
                 if not w.answer.done():
                     w.answer.set_exception(error)
             return
-        for w, completion in zip(batch, completions, strict=True):
+        for w, result in zip(batch, results, strict=True):
             if not w.answer.done():
-                w.answer.set_result(completion)
+                w.answer.set_result(result)
 
-    def _answer(self, requests: Sequence[Request]) -> list[Completion]:
-        """Answer requests of one kind in one left-padded batch."""
+    def _results(self, requests: Sequence[Request | ScoreRequest]) -> list[Any]:
+        """The results of requests of one kind, from one batch."""
+        asked = [r for r in requests if isinstance(r, Request)]
+        return self._answered(asked) if asked else self._scored([r for r in requests if isinstance(r, ScoreRequest)])
+
+    def _answered(self, requests: Sequence[Request]) -> list[Completion]:
+        sampling = requests[0].sampling
+        tokens_BG, logprobs_BG = self._generated(
+            [r.prompt_ids for r in requests],
+            requests[0].adapter,
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=self._stop_ids,
+            **_generation(sampling),
+        )
+        return [self._completion(t, p) for t, p in zip(tokens_BG, logprobs_BG, strict=True)]
+
+    def _scored(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+        """Generation that is told every token, and so computes what it would have given each; shorter rows go on."""
+        prompts, answers = [r.prompt_ids for r in requests], [r.answer_ids for r in requests]
+        most = max(map(len, answers))
+        if most == 0:
+            return [() for _ in requests]
+        _, logprobs_BG = self._generated(
+            prompts,
+            requests[0].adapter,
+            max_new_tokens=most,
+            prefix_allowed_tokens_fn=_told(answers, width=max(map(len, prompts)), pad=self._stop_ids[0]),
+            **_generation(Sampling(0.0, most)),
+        )
+        return [tuple(row[: len(answer)]) for row, answer in zip(logprobs_BG, answers, strict=True)]
+
+    def _generated(
+        self, prompts: Sequence[Sequence[int]], adapter: str | None, **how: Any
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Tokens and their raw log-probabilities, both of shape (B, G), of one left-padded batch."""
         import torch
 
-        sampling, adapter = requests[0].sampling, requests[0].adapter
         self._use(adapter)
-        ids_BT, mask_BT = _left_padded([r.prompt_ids for r in requests], pad=self._stop_ids[0])
+        ids_BT, mask_BT = _left_padded(prompts, pad=self._stop_ids[0])
         with torch.inference_mode():
             out = self._model.generate(
                 input_ids=ids_BT.to(self._model.device),
                 attention_mask=mask_BT.to(self._model.device),
-                max_new_tokens=sampling.max_tokens,
-                eos_token_id=self._stop_ids,
                 pad_token_id=self._stop_ids[0],
                 return_dict_in_generate=True,
                 output_logits=True,
-                **_generation(sampling),
+                **how,
             )
         tokens_BG = out.sequences[:, ids_BT.shape[1] :]
         logprobs_BG = torch.stack(
@@ -98,7 +137,7 @@ class TransformersGenerator:
             ],
             dim=1,
         )
-        return [self._completion(t, p) for t, p in zip(tokens_BG.tolist(), logprobs_BG.tolist(), strict=True)]
+        return tokens_BG.tolist(), logprobs_BG.tolist()
 
     def _completion(self, token_ids: list[int], logprobs: list[float]) -> Completion:
         stop = next((i for i, token in enumerate(token_ids) if token in self._stop_ids), None)
@@ -144,6 +183,16 @@ def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
     ids_BT = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return ids_BT, mask_BT
+
+
+def _told(answers: Sequence[Sequence[int]], width: int, pad: int) -> Callable[[int, Any], list[int]]:
+    """The one token allowed next in row b of a batch whose prompts are `width` wide."""
+
+    def allowed(b: int, ids_T: Any) -> list[int]:
+        at = len(ids_T) - width
+        return [answers[b][at] if at < len(answers[b]) else pad]
+
+    return allowed
 
 
 def _generation(sampling: Sampling) -> dict[str, Any]:

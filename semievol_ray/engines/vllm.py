@@ -1,15 +1,17 @@
-"""vLLM as a `Generator`, on CPU and CUDA alike: one AsyncLLM per process.
+"""vLLM as a `Generator`, on CPU and CUDA alike: one engine per process.
 
 Invariant: log-probabilities are raw, generation defaults of the model folder are ignored, and no batch mixes base and
-adapter rows where that is silently wrong.
+adapter rows where that is silently wrong. Prompt log-probabilities are never asked for.
 """
 
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, Tokenizer
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, ScoreRequest, Tokenizer
+from semievol_ray.engines.inprocess import InProcessEngine
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
 from semievol_ray.errors import EngineDiedError, MissingExtraError
 
@@ -19,40 +21,47 @@ class VllmGenerator:
 
     def __init__(self, spec: EngineSpec) -> None:
         _set_environment(spec)
-        try:
-            from vllm.engine.arg_utils import AsyncEngineArgs
-            from vllm.v1.engine.async_llm import AsyncLLM
-        except ImportError as error:
-            extra = "cuda" if spec.on_gpu else "cpu"
-            raise MissingExtraError(
-                f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'"
-            ) from error
         arguments = engine_arguments(spec)
         self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
         self.max_num_seqs: int = arguments["max_num_seqs"]
         self._end_of_turn = end_of_turn_id(self.tokenizer, "2024-01-01")
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._engine = _engine(spec, arguments)
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
         self._ids = itertools.count()
 
     async def generate(self, request: Request) -> Completion:
+        params = _sampling_params(request.sampling, self._end_of_turn)
+        return _completion(await self._output(request.prompt_ids, params, request.adapter))
+
+    async def score(self, request: ScoreRequest) -> tuple[float, ...]:
+        """The answer is sampled, each token from that token alone, so that its prompt comes from the prefix cache.
+
+        Not vLLM's prompt_logprobs: that reads no prefix cache, holds logits for every position of the prompt, and
+        with LoRA on the CPU ends the engine as soon as a batch holds two requests (vLLM 0.32).
+        """
+        logprobs: list[float] = []
+        for i, token in enumerate(request.answer_ids):
+            ids = [*request.prompt_ids, *request.answer_ids[:i]]
+            output = await self._output(ids, _forced(token), request.adapter)
+            logprobs.append(output.logprobs[0][token].logprob)
+        return tuple(logprobs)
+
+    async def _output(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> Any:
+        """vLLM's CompletionOutput for one prompt. Raises EngineDiedError when the engine is gone."""
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        final: Any = None
+        prompt, final = TokensPrompt(prompt_token_ids=list(prompt_ids)), None
         try:
             async for output in self._engine.generate(
-                TokensPrompt(prompt_token_ids=list(request.prompt_ids)),
-                _sampling_params(request.sampling, self._end_of_turn),
-                f"r{next(self._ids)}",
-                lora_request=self._lora(request.adapter),
+                prompt, params, f"r{next(self._ids)}", lora_request=self._lora(adapter)
             ):
                 final = output
         except EngineDeadError as error:
             raise EngineDiedError(f"the vLLM engine died: {error}") from error
         assert final is not None
-        return _completion(final.outputs[0])
+        return final.outputs[0]
 
     def _lora(self, adapter: str | None) -> Any:
         if adapter is None or self._merged:
@@ -64,11 +73,28 @@ class VllmGenerator:
 
     def close(self) -> None:
         self._engine.shutdown()
-        del self._engine  # else its destructor complains at the interpreter's end
+        del self._engine  # else AsyncLLM's destructor complains at the interpreter's end
+
+
+def _engine(spec: EngineSpec, arguments: dict[str, Any]) -> Any:
+    """vLLM's asynchronous engine, whose core has a process of its own; on a CPU an engine within this process.
+
+    Two processes keep a GPU busy while Python renders. On a CPU they fight for the same cores and import all twice.
+    """
+    try:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        extra = "cuda" if spec.on_gpu else "cpu"
+        raise MissingExtraError(f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'") from error
+    if arguments.get("distributed_executor_backend") == "uni":
+        arguments = {k: v for k, v in arguments.items() if k != "enable_log_requests"}
+        return InProcessEngine(arguments)
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
-    """The arguments for vLLM's AsyncEngineArgs: the spec's numerics, our pins, and the user's speed settings."""
+    """The arguments for vLLM's engine: the spec's numerics, our pins, and the user's speed settings."""
     arguments: dict[str, Any] = {
         "model": spec.model_path,
         "dtype": spec.dtype,
@@ -84,7 +110,8 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         slots = len(spec.adapters) + (0 if spec.on_gpu else 1)
         arguments |= {"enable_lora": True, "max_lora_rank": _allowed_rank(spec.max_lora_rank), "max_loras": slots}
     if not spec.on_gpu:
-        arguments |= {"enforce_eager": True, "block_size": 32, "distributed_executor_backend": "uni"}
+        arguments |= {"enforce_eager": True, "block_size": 32}
+        arguments |= {"distributed_executor_backend": "uni"} if _num_parallel(spec) == 1 else {}
     return {**arguments, **spec.numerics, **spec.speed}
 
 
@@ -92,14 +119,19 @@ def _set_environment(spec: EngineSpec) -> None:
     """What vLLM reads from the environment when it is imported; values the user set stay."""
     if spec.on_gpu:
         return
-    parallel = math.prod(int(spec.speed.get(f"{k}_parallel_size", 1)) for k in ("tensor", "pipeline"))
-    if parallel == 1:  # else vLLM puts a third process between the engine and its worker, which costs 8 s a start
+    if (
+        _num_parallel(spec) == 1
+    ):  # else vLLM puts a third process between the engine and its worker, which costs 8 s a start
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+def _num_parallel(spec: EngineSpec) -> int:
+    return math.prod(int(spec.speed.get(f"{k}_parallel_size", 1)) for k in ("tensor", "pipeline"))
 
 
 def _allowed_rank(rank: int) -> int:
@@ -118,6 +150,21 @@ def _sampling_params(sampling: Sampling, end_of_turn: int) -> Any:
         max_tokens=sampling.max_tokens,
         stop_token_ids=[end_of_turn],  # templates may close a turn with another token than the eos of the model
         logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _forced(token: int) -> Any:
+    """Parameters under which the next token can only be `token`; its log-probability is that before the mask."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        allowed_token_ids=[token],
+        logprobs=0,
+        detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

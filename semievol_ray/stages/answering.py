@@ -5,17 +5,20 @@ here.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, TypeVar
 
 from semievol_ray.core import confidence
 from semievol_ray.core.prompts import Message
-from semievol_ray.engines.base import Completion, Generator, Request, Sampling
-from semievol_ray.engines.rendering import prompt_ids, token_spans
+from semievol_ray.engines.base import Completion, Generator, Request, RequestFailedError, Sampling, ScoreRequest
+from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, prompt_ids, token_spans
+from semievol_ray.errors import UserError
 from semievol_ray.tasks import Task
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class PromptTooLongError(Exception):
@@ -53,31 +56,67 @@ class Asker:
     ) -> Row:
         """Answer one question. `render(k)` gives its messages with the k nearest demonstrations.
 
-        Returns the completion columns and `num_demonstrations`, the number that fitted. A question too long alone is a
-        row with `error` set, not an exception.
+        Returns the completion columns and `num_demonstrations`, the number that fitted (all where the engine has no
+        tokenizer to measure with). A question too long alone, or one the engine gave up on, is a row with `error` set,
+        not an exception.
         """
         try:
-            ids, shown = self._fitted(render, num_demonstrations, sampling.max_tokens)
+            request, shown = self._request(render, num_demonstrations, sampling, adapter)
         except PromptTooLongError as error:
             return failed(str(error)) | {"num_demonstrations": 0}
+        try:
+            completion = await self._held(self.engine.generate(request))
+        except RequestFailedError as error:
+            return failed(str(error)) | {"num_demonstrations": shown}
+        num_prompt_tokens = completion.num_prompt_tokens
+        return self._columns(completion, options) | {
+            "num_prompt_tokens": len(request.prompt_ids) if num_prompt_tokens is None else num_prompt_tokens,
+            "num_demonstrations": shown,
+        }
+
+    async def score(
+        self, messages: Sequence[Message], answer: str, adapter: str | None, *, end_of_turn: bool
+    ) -> tuple[float, ...] | None:
+        """log P of each token of the rendered canonical `answer` (and of the end-of-turn token) after the messages.
+
+        Teacher-forced, raw, in nats, from the ids a training example of this answer has; None when they do not fit the
+        model.
+        """
+        tokenizer = self.engine.tokenizer
+        if tokenizer is None:
+            raise UserError("an endpoint scores no answers; confidence is the student's, answered by its own engine")
+        asked = prompt_ids(tokenizer, messages, self.template_date)
+        end = end_of_turn_id(tokenizer, self.template_date)
+        forced = answer_ids(tokenizer, self.task.render_answer(answer), end)
+        forced = forced if end_of_turn else forced[:-1]
+        if len(asked) + len(forced) > self.max_model_len:
+            return None
+        return await self._held(self.engine.score(ScoreRequest(tuple(asked), tuple(forced), adapter)))
+
+    async def _held(self, answer: Awaitable[T]) -> T:
+        """Await what the engine was asked, counted in its load meanwhile."""
         self.load.outstanding += 1
         try:
-            completion = await self.engine.generate(Request(tuple(ids), sampling, adapter))
+            return await answer
         finally:
             self.seen.append(self.load.outstanding)
             self.load.outstanding -= 1
-        return self._columns(completion, options) | {"num_prompt_tokens": len(ids), "num_demonstrations": shown}
 
-    def _fitted(self, render: Callable[[int], Sequence[Message]], most: int, max_tokens: int) -> tuple[list[int], int]:
-        """Prompt ids with as many of the nearest demonstrations as leave room for `max_tokens`."""
-        room = self.max_model_len - max_tokens
+    def _request(
+        self, render: Callable[[int], Sequence[Message]], most: int, sampling: Sampling, adapter: str | None
+    ) -> tuple[Request, int]:
+        """The request with as many of the nearest demonstrations as fit, and their number."""
+        tokenizer = self.engine.tokenizer
+        if tokenizer is None:
+            return Request((), sampling, adapter, tuple(render(most))), most
+        room = self.max_model_len - sampling.max_tokens
         for shown in range(most, -1, -1):
-            ids = prompt_ids(self.engine.tokenizer, render(shown), self.template_date)
+            ids = prompt_ids(tokenizer, render(shown), self.template_date)
             if len(ids) <= room:
-                return ids, shown
+                return Request(tuple(ids), sampling, adapter), shown
         raise PromptTooLongError(
             f"the question alone takes {len(ids)} tokens; numerics.max_model_len {self.max_model_len} less "
-            f"{max_tokens} to answer leaves {room}"
+            f"{sampling.max_tokens} to answer leaves {room}"
         )
 
     def _columns(self, completion: Completion, options: Sequence[str] | None) -> Row:
@@ -86,17 +125,26 @@ class Asker:
         mean = confidence.mean_nll(completion.token_logprobs) if whole else None
         answer = None
         if whole and parsed is not None:
-            spans = token_spans(self.engine.tokenizer, completion.token_ids, completion.text)
-            answer = confidence.answer_nll(completion.token_logprobs, spans, parsed.start, parsed.end)
+            spans = self._spans(completion)
+            logprobs = completion.token_logprobs
+            answer = confidence.answer_nll(logprobs, spans, parsed.start, parsed.end) if spans else None
         return {
             "text": completion.text,
             "answer": parsed.answer if parsed else None,
             "finish_reason": completion.finish_reason,
-            "num_tokens": len(completion.token_ids),
+            "num_tokens": len(completion.token_ids) if completion.num_tokens is None else completion.num_tokens,
             "mean_nll": mean,
             "answer_nll": answer,
             "error": None,
         }
+
+    def _spans(self, completion: Completion) -> list[tuple[int, int]] | None:
+        """Characters [start, end) of each token with a log-probability; None where they cannot be told."""
+        if completion.token_texts is not None:
+            return list(pairwise(accumulate(map(len, completion.token_texts), initial=0)))
+        if self.engine.tokenizer is None:
+            return None
+        return token_spans(self.engine.tokenizer, completion.token_ids, completion.text)
 
 
 def failed(reason: str) -> Row:

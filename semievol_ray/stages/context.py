@@ -18,6 +18,7 @@ from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.cluster import connected
 from semievol_ray.tasks import Task
+from semievol_ray.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,14 @@ class Adapter:
 class Context:
     """One driver's view of one run, for as long as it lasts."""
 
-    def __init__(self, run: Run, config: RunConfig, progress: Progress, closing: ExitStack) -> None:
+    def __init__(
+        self, run: Run, config: RunConfig, progress: Progress, closing: ExitStack, trackers: Trackers | None = None
+    ) -> None:
         self.run, self.config, self.progress = run, config, progress
         self.task: Task = config.resolve_task()
         self._closing = closing
         self._models: dict[str, ResolvedModel] = {}
+        self.trackers = trackers or Trackers([])
 
     @cached_property
     def resources(self) -> Resources:
@@ -80,6 +84,10 @@ class Context:
             ("dynamic" if self.on_gpu else "merged") if chosen.adapter_serving == "auto" else chosen.adapter_serving
         )
         return {"dtype": dtype, "adapter_serving": serving, "device": "gpu" if self.on_gpu else "cpu"}
+
+    def endpoint_numerics(self) -> dict[str, Any]:
+        """What is known of the numbers behind an endpoint: nothing."""
+        return {"dtype": "endpoint", "adapter_serving": "none", "device": "endpoint"}
 
     def training_dtype(self) -> str:
         chosen = self.config.numerics.train_dtype

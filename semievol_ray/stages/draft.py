@@ -19,15 +19,19 @@ from semievol_ray.stages.answering import Asker, Row, gathered
 
 @dataclass(frozen=True)
 class DraftJob:
-    """What one collaborator does in a round; `adapter` is the name under which the engine serves M_warm, or None."""
+    """What one collaborator does in a round; `adapter` is the name under which the engine serves it, None the base.
+
+    `shown` holds the EXAMPLES that `demonstrations` names; `instruction` None is the task's.
+    """
 
     step: Step
     pool: Step
-    labeled: Step
+    shown: Step
     demonstrations: Step | None
     num_demonstrations: int
     sampling: Sampling
     adapter: str | None
+    instruction: str | None = None
 
 
 async def draft_part(job: DraftJob, part: str, asker: Asker) -> pa.Table:
@@ -41,10 +45,11 @@ async def draft_part(job: DraftJob, part: str, asker: Asker) -> pa.Table:
 
 async def _draft(job: DraftJob, row: Mapping[str, Any], nearest: list[Demonstration], asker: Asker) -> Row:
     question = asker.task.render_question(row["question"], row["options"])
+    instruction = asker.task.instruction if job.instruction is None else job.instruction
 
     def render(k: int) -> tuple[Message, ...]:
         # the nearest stands last, beside the question
-        return question_messages(asker.task.instruction, question, nearest[:k][::-1])
+        return question_messages(instruction, question, nearest[:k][::-1])
 
     return await asker.ask(render, len(nearest), row["options"], job.sampling, job.adapter)
 
@@ -53,10 +58,9 @@ def _shown(job: DraftJob, part: str, asker: Asker) -> dict[str, list[Demonstrati
     """Each row's demonstrations, nearest first."""
     if job.demonstrations is None:
         return {}
-    labeled = _labeled(job.labeled)
     rendered = {
         i: Demonstration(asker.task.render_question(r["question"], r["options"]), asker.task.render_answer(r["answer"]))
-        for i, r in labeled.items()
+        for i, r in _examples(job.shown).items()
     }
     table = job.demonstrations.read_part(part, schema.DEMONSTRATIONS)
     return {
@@ -66,5 +70,5 @@ def _shown(job: DraftJob, part: str, asker: Asker) -> dict[str, list[Demonstrati
 
 
 @lru_cache(maxsize=1)
-def _labeled(step: Step) -> dict[str, Row]:
-    return {row["id"]: row for part in step.parts for row in step.read_part(part, schema.LABELED).to_pylist()}
+def _examples(step: Step) -> dict[str, Row]:
+    return {row["id"]: row for part in step.parts for row in step.read_part(part, schema.EXAMPLES).to_pylist()}

@@ -10,35 +10,40 @@ from typing import Any
 import numpy as np
 
 from semievol_ray import schema
+from semievol_ray.core.answers import Choice, Labels
 from semievol_ray.core.metrics import bootstrap_interval, class_table, decision_table
 from semievol_ray.runs import Step
 from semievol_ray.tasks import Task
 
 
-def accuracy_metrics(predictions: Step) -> dict[str, Any]:
+def accuracy_metrics(predictions: Step, task: Task) -> dict[str, Any]:
     """Accuracy with its 95% bootstrap interval, unreadable share and per-class table of a PREDICTIONS step."""
     rows = [row for part in predictions.parts for row in predictions.read_part(part, schema.PREDICTIONS).to_pylist()]
     correct = np.array([row["correct"] for row in rows], dtype=bool)
     low, high = bootstrap_interval(correct)
-    classes = class_table([row["gold"] for row in rows], [row["answer"] for row in rows])
+    closed = isinstance(task.format, Choice | Labels)
+    classes = class_table([row["gold"] for row in rows], [row["answer"] for row in rows]) if closed else []
     return {
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
         "num_rows": len(rows),
         "num_unreadable": sum(row["answer"] is None for row in rows),
-        "classes": [asdict(row) for row in classes] if len(classes) <= 50 else [],
+        "classes": [asdict(row) for row in classes],
     }
 
 
 def pseudo_label_metrics(selection: Step, gold: Step, task: Task) -> dict[str, Any]:
-    """Precision and coverage of a SELECTION step by decision; precision is None where no gold answer exists."""
+    """Precision and coverage of a SELECTION step by decision; precision is None where no gold answer exists.
+
+    `gold` may hold more rows than the round answered.
+    """
     decided, right = [], []
     for part in selection.parts:
         rows = selection.read_part(part, schema.SELECTION).to_pylist()
-        answers = gold.read_part(part, schema.GOLD).column("answer").to_pylist()
+        answers = {row["id"]: row["answer"] for row in gold.read_part(part, schema.GOLD).to_pylist()}
         decided += [row["decision"] for row in rows]
-        right += [_right(row["label"], answer, task) for row, answer in zip(rows, answers, strict=True)]
+        right += [is_right(row["label"], answers[row["id"]], task) for row in rows]
     table = decision_table(decided, right)
     accepted = next(row for row in table if row.decision == "accepted")
     return {
@@ -55,7 +60,8 @@ def correctness(predictions: Step) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.array([c for column in columns for c in column], dtype=bool)
 
 
-def _right(label: str | None, answer: str | None, task: Task) -> bool | None:
+def is_right(label: str | None, answer: str | None, task: Task) -> bool | None:
+    """Whether a label equals the gold answer; None where either is unknown."""
     return None if label is None or answer is None else task.equal(label, answer)
 
 

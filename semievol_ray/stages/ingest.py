@@ -1,14 +1,12 @@
 """Ingest: input files -> parts with content ids, duplicates collapsed within the pool and removed across splits.
 
-Invariant: priority test > labeled > unlabeled: the lower split loses a row that stands in a higher one; test is never
-reduced. Gold answers of unlabeled rows go to a table of their own.
+Invariant: priority test > dev, validation > labeled > unlabeled: the lower split loses a row that stands in a higher
+one; test is never reduced. Gold answers of unlabeled and dev rows go to tables of their own.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,34 +16,73 @@ from semievol_ray.config import RunConfig, Source
 from semievol_ray.core.identity import sample_key
 from semievol_ray.errors import DataError
 from semievol_ray.runs import Run, Step
-from semievol_ray.stages.reading import InputRow, read_rows
+from semievol_ray.stages.files import source_digest
+from semievol_ray.stages.reading import InputRow, read_rows, reading_note
 from semievol_ray.tasks import Task
 
 SMALLEST_PART, LARGEST_PART, PARTS = 32, 2048, 512
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Rows that are answered as the pool is, and their gold answers (null where none is known)."""
+
+    rows: Step
+    gold: Step
+
+
+@dataclass(frozen=True)
 class Data:
-    """The committed steps of a run's data; `test` is None where the configuration names none."""
+    """The committed steps of a run's data; None where the configuration asks for no such split.
+
+    `annotations` maps the first round that knows them to rows that people labeled.
+    """
 
     labeled: Step
-    unlabeled: Step
-    gold: Step
+    pool: Fold
     test: Step | None
+    dev: Fold | None
+    validation: Step | None
+    annotations: tuple[tuple[int, Step], ...] = ()
 
 
-def ingest(run: Run, config: RunConfig, task: Task) -> Data:
-    """Cut the input files into parts. Raises DataError for bad input; skips splits that are committed already."""
-    test = ingest_test(run, config, task, config.data.test) if config.data.test else None
-    above = {"test": test} if test else {}
-    labeled = _ingest_split(run, config, task, "data/labeled", config.data.labeled, above)
-    unlabeled, gold = _ingest_pool(run, config, task, {**above, "labeled": labeled})
-    return Data(labeled, unlabeled, gold, test)
+def ingest(run: Run, config: RunConfig, task: Task, say: Callable[[str], None] = lambda _: None) -> Data:
+    """Cut the input files into parts; `say` hears what was not read literally.
+
+    Raises DataError for bad input; skips splits that are committed already.
+    """
+    cutter = _Cutter(run, config, task, say)
+    test = ingest_test(run, config, task, config.data.test, say=say) if config.data.test else None
+    above: dict[str, Step] = {"test": test} if test else {}
+    labels = _ingest_labels(cutter, above)
+    folds: dict[str, Step] = {name: labels[name] for name in ("dev", "validation", "labeled") if name in labels}
+    pool = _ingest_pool(cutter, {**above, **folds})
+    annotations: tuple[tuple[int, Step], ...] = ()
+    for index, a in enumerate(config.data.annotations):
+        earlier = {step.name.rsplit("/", 1)[1]: step for _, step in annotations}
+        step = _ingest_annotations(cutter, index, a.path, {**above, **folds, **earlier})
+        annotations += ((a.from_round, step),)
+    dev = Fold(labels["dev"], labels["dev_gold"]) if "dev" in labels else None
+    return Data(labels["labeled"], pool, test, dev, labels.get("validation"), annotations)
 
 
-def ingest_test(run: Run, config: RunConfig, task: Task, source: Source, name: str = "data/test") -> Step:
+def ingest_test(
+    run: Run,
+    config: RunConfig,
+    task: Task,
+    source: Source,
+    name: str = "data/test",
+    say: Callable[[str], None] = lambda _: None,
+) -> Step:
     """Cut one file of test rows into the parts of the step `name`; repeats stay. Raises DataError for bad input."""
-    return _ingest_split(run, config, task, name, source, {}, keep_repeats=True)
+    cutter = _Cutter(run, config, task, say)
+    settings, inputs = cutter.settings(source.sample), _inputs(source.path, {})
+    if done := cutter.done(name, settings, inputs):
+        return done
+    rows, counts = _unique(cutter, source.path, needs_answer=True, keep_repeats=True)
+    counts["in_higher_split"] = 0
+    rows = _sampled(rows, source.sample, config.seed)
+    return cutter.commit(name, settings, inputs, [_labeled(r) for r in rows], schema.LABELED, counts)
 
 
 def part_rows(configured: int | str, num_rows: int) -> int:
@@ -55,42 +92,70 @@ def part_rows(configured: int | str, num_rows: int) -> int:
     return max(SMALLEST_PART, min(LARGEST_PART, -(-num_rows // PARTS)))
 
 
-def _ingest_split(
-    run: Run,
-    config: RunConfig,
-    task: Task,
-    name: str,
-    source: Source,
-    above: dict[str, Step],
-    *,
-    keep_repeats: bool = False,
-) -> Step:
-    inputs = _inputs(source, above)
-    if done := _done(run, name, config, task, source, inputs):
-        return done
+def _ingest_labels(cutter: "_Cutter", above: dict[str, Step]) -> dict[str, Step]:
+    """D_L, and the dev and validation folds cut from it."""
+    source, data = cutter.config.data.labeled, cutter.config.data
+    held = {name: num for name, num in (("dev", data.dev), ("validation", data.validation)) if num}
+    slices = {"rounds": cutter.config.method.rounds.num} if data.dev else {}
+    settings, inputs = {**cutter.settings(source.sample), **held, **slices}, _inputs(source.path, above)
+    settings |= {"seed": cutter.config.seed} if held else {}
+    names = ["labeled", *held, *(["dev_gold"] if data.dev else [])]
+    done = {name: cutter.done(f"data/{name}", settings, inputs) for name in names}
+    if all(done.values()):
+        return {name: step for name, step in done.items() if step}
     taken = _ids(above.values())
-    kept, counts = _unique(source.path, read_rows(source.path, task, needs_answer=True), keep_repeats=keep_repeats)
+    kept, counts = _unique(cutter, source.path, needs_answer=True)
     rows = [row for row in kept if row.id not in taken]
     counts["in_higher_split"] = len(kept) - len(rows)
-    if source.sample is not None:
-        rows = _sampled(rows, source.sample, config.seed)
+    rows = _sampled(rows, source.sample, cutter.config.seed)
     if not rows:
         raise DataError(f"{source.path}: every row also stands in the {' or '.join(above)} split; none is left.")
-    table = [
-        {"id": r.id, "question": r.question, "options": r.options, "group": r.group, "answer": r.answer} for r in rows
-    ]
-    return _commit(run, name, config, task, source, inputs, {"": (table, schema.LABELED)}, counts)[""]
+    folds = _held_out(rows, held, cutter.config.seed, source.path)
+    tables: dict[str, tuple[list[dict[str, Any]], pa.Schema]] = {
+        "labeled": ([_labeled(r) for r in folds["labeled"]], schema.LABELED)
+    }
+    if data.validation:
+        tables["validation"] = ([_labeled(r) for r in folds["validation"]], schema.LABELED)
+    if data.dev:
+        tables["dev"] = ([_unlabeled(r, 1) for r in folds["dev"]], schema.UNLABELED)
+        tables["dev_gold"] = (_sliced(folds["dev"], cutter.config.method.rounds.num), schema.DEV_GOLD)
+    return {
+        name: cutter.commit(f"data/{name}", settings, inputs, table, columns, counts)
+        for name, (table, columns) in tables.items()
+    }
 
 
-def _ingest_pool(run: Run, config: RunConfig, task: Task, above: dict[str, Step]) -> tuple[Step, Step]:
-    source, inputs = config.data.unlabeled, _inputs(config.data.unlabeled, above)
-    done = [_done(run, name, config, task, source, inputs) for name in ("data/unlabeled", "data/gold")]
+def _held_out(rows: Sequence[InputRow], held: dict[str, int], seed: int, path: str) -> dict[str, list[InputRow]]:
+    """The rows dealt to the folds by a hash of (seed, id), the rest to `labeled`, each in file order."""
+    if sum(held.values()) >= len(rows):
+        asked = " and ".join(f"data.{name} {num}" for name, num in held.items())
+        raise DataError(f"{path}: {asked} would leave none of {len(rows)} labeled rows to learn from. Hold out fewer.")
+    order = sorted(rows, key=lambda row: sample_key(seed, f"holdout/{row.id}"))
+    fold_of: dict[str, str] = {}
+    for name, num in held.items():
+        fold_of |= {row.id: name for row in order[len(fold_of) : len(fold_of) + num]}
+    folds: dict[str, list[InputRow]] = {name: [] for name in ("labeled", *held)}
+    for row in rows:
+        folds[fold_of.get(row.id, "labeled")].append(row)
+    return folds
+
+
+def _sliced(rows: Sequence[InputRow], num_slices: int) -> list[dict[str, Any]]:
+    """DEV_GOLD rows in the order given, dealt to the slices 1..num_slices in turn by a hash of their ids."""
+    rank = {row.id: i for i, row in enumerate(sorted(rows, key=lambda row: row.id))}
+    return [{"id": r.id, "answer": r.answer, "slice": rank[r.id] % num_slices + 1} for r in rows]
+
+
+def _ingest_pool(cutter: "_Cutter", above: dict[str, Step]) -> Fold:
+    source = cutter.config.data.unlabeled
+    settings, inputs = cutter.settings(source.sample), _inputs(source.path, above)
+    done = [cutter.done(f"data/{name}", settings, inputs) for name in ("unlabeled", "gold")]
     if done[0] and done[1]:
-        return done[0], done[1]
+        return Fold(done[0], done[1])
     taken = _ids(above.values())
     copies: Counter[str] = Counter()
     first: dict[str, InputRow] = {}
-    for row in read_rows(source.path, task, needs_answer=False):
+    for row in cutter.rows(source.path, needs_answer=False):
         copies[row.id] += 1
         first.setdefault(row.id, row)
     rows = [row for row in first.values() if row.id not in taken]
@@ -99,28 +164,43 @@ def _ingest_pool(run: Run, config: RunConfig, task: Task, above: dict[str, Step]
         "duplicates": copies.total() - len(first),
         "in_higher_split": len(first) - len(rows),
     }
-    if source.sample is not None:
-        rows = _sampled(rows, source.sample, config.seed)
+    rows = _sampled(rows, source.sample, cutter.config.seed)
     if not rows:
         raise DataError(f"{source.path}: every row also stands in the labeled or test split; no pool is left.")
-    pool: list[dict[str, Any]] = [
-        {"id": r.id, "question": r.question, "options": r.options, "group": r.group, "num_copies": copies[r.id]}
-        for r in rows
-    ]
-    gold: list[dict[str, Any]] = [{"id": r.id, "answer": r.answer} for r in rows]
-    tables = {"unlabeled": (pool, schema.UNLABELED), "gold": (gold, schema.GOLD)}
-    steps = _commit(run, "data", config, task, source, inputs, tables, counts)
-    return steps["unlabeled"], steps["gold"]
+    pool = [_unlabeled(row, copies[row.id]) for row in rows]
+    gold = [{"id": row.id, "answer": row.answer} for row in rows]
+    return Fold(
+        cutter.commit("data/unlabeled", settings, inputs, pool, schema.UNLABELED, counts),
+        cutter.commit("data/gold", settings, inputs, gold, schema.GOLD, counts),
+    )
 
 
-def _unique(path: str, rows: Iterable[InputRow], *, keep_repeats: bool) -> tuple[list[InputRow], dict[str, int]]:
+def _ingest_annotations(cutter: "_Cutter", index: int, path: str, above: dict[str, Step]) -> Step:
+    """Rows that people labeled meanwhile; those without an answer are passed over."""
+    name, settings, inputs = f"data/annotations-{index:04d}", cutter.settings(None), _inputs(path, above)
+    if done := cutter.done(name, settings, inputs):
+        return done
+    kept, counts = _unique(cutter, path, needs_answer=False)
+    taken = _ids(above.values())
+    rows = [row for row in kept if row.id not in taken]
+    counts["in_higher_split"] = len(kept) - len(rows)
+    if not rows:
+        raise DataError(f"{path}: no row with an answer is new. Fill in the answer column, or leave the file out.")
+    return cutter.commit(name, settings, inputs, [_labeled(row) for row in rows], schema.LABELED, counts)
+
+
+def _unique(
+    cutter: "_Cutter", path: str, *, needs_answer: bool, keep_repeats: bool = False
+) -> tuple[list[InputRow], dict[str, int]]:
     """Rows without repeats (test keeps them); labeled rows that answer one question differently are an error."""
     first: dict[str, InputRow] = {}
     kept, read = [], 0
-    for row in rows:
+    for row in cutter.rows(path, needs_answer=needs_answer):
+        if row.answer is None:  # an annotation that nobody made yet
+            continue
         read += 1
         earlier = first.setdefault(row.id, row)
-        if earlier.answer != row.answer and not keep_repeats:
+        if not keep_repeats and _differ(earlier, row, cutter.task):
             raise DataError(
                 f"{path}: lines {earlier.line} and {row.line} ask the same question and answer it differently: "
                 f"{earlier.answer!r} and {row.answer!r}. Remove one of them."
@@ -130,10 +210,27 @@ def _unique(path: str, rows: Iterable[InputRow], *, keep_repeats: bool) -> tuple
     return kept, {"read": read, "duplicates": read - len(first)}
 
 
-def _sampled(rows: Sequence[InputRow], num: int, seed: int) -> list[InputRow]:
-    """`num` rows drawn by a hash of (seed, id), in file order: the same whatever the order of the file."""
+def _differ(a: InputRow, b: InputRow, task: Task) -> bool:
+    if a.answer is None or b.answer is None:
+        return a.answer is not b.answer
+    return a.answer != b.answer and not task.equal(a.answer, b.answer)
+
+
+def _sampled(rows: list[InputRow], num: int | None, seed: int) -> list[InputRow]:
+    """`num` rows (None: all) drawn by a hash of (seed, id), in file order: the same whatever the order of the file."""
+    if num is None:
+        return rows
     drawn = {row.id for row in sorted(rows, key=lambda r: sample_key(seed, r.id))[:num]}
     return [row for row in rows if row.id in drawn][:num]
+
+
+def _labeled(row: InputRow) -> dict[str, Any]:
+    return {"id": row.id, "question": row.question, "options": row.options, "group": row.group, "answer": row.answer}
+
+
+def _unlabeled(row: InputRow, num_copies: int) -> dict[str, Any]:
+    same = {"id": row.id, "question": row.question, "options": row.options, "group": row.group}
+    return {**same, "num_copies": num_copies}
 
 
 def _ids(steps: Collection[Step]) -> set[str]:
@@ -141,57 +238,63 @@ def _ids(steps: Collection[Step]) -> set[str]:
         i
         for step in steps
         for part in step.parts
-        for i in step.read_part(part, schema.LABELED).column("id").to_pylist()
+        for i in step.read_part(part, schema.UNLABELED if step.name == "data/dev" else schema.LABELED)
+        .column("id")
+        .to_pylist()
     }
 
 
-def _inputs(source: Source, above: dict[str, Step]) -> dict[str, str]:
-    return {"file": _file_digest(source.path), **{name: step.digest() for name, step in above.items()}}
+def _inputs(path: str, above: dict[str, Step]) -> dict[str, str]:
+    return {"file": source_digest(path), **{name: step.digest() for name, step in above.items()}}
 
 
-def _file_digest(path: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file. Check the path under data: in the configuration.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+@dataclass(frozen=True)
+class _Cutter:
+    """The run that tables are cut into, with its configuration and task."""
 
+    run: Run
+    config: RunConfig
+    task: Task
+    say: Callable[[str], None]
 
-def _settings(config: RunConfig, task: Task, source: Source) -> dict[str, Any]:
-    sample = {"sample": source.sample, "seed": config.seed} if source.sample is not None else {}
-    return {"task": task.settings(), **sample}
+    def rows(self, path: str, *, needs_answer: bool) -> Iterator[InputRow]:
+        """The rows of a file; says how it is read where that is not plain from its columns, or answers are not."""
+        if note := reading_note(path, self.task):
+            self.say(note)
+        mapped, example = 0, ""
+        for row in read_rows(path, self.task, needs_answer=needs_answer):
+            mapped += row.mapped
+            example = example or (f"line {row.line}: {row.answer}" if row.mapped else "")
+            yield row
+        if mapped:
+            self.say(f"{path}: {mapped} answers are no plain letter and were mapped to one (for example {example})")
 
+    def settings(self, sample: int | None) -> dict[str, Any]:
+        drawn = {"sample": sample, "seed": self.config.seed} if sample is not None else {}
+        return {"task": self.task.settings(), **drawn}
 
-def _done(run: Run, name: str, config: RunConfig, task: Task, source: Source, inputs: dict[str, str]) -> Step | None:
-    """The step if it is committed with these settings and inputs; its parts are those it was cut into then."""
-    if not storage.exists(run.path(name, "step.json")):
-        return None
-    parts = Step(run.path(name), name, ()).record()["parts"]
-    step = run.step(name, settings=_settings(config, task, source), inputs=inputs, parts=parts)
-    return step if step.committed() else None
+    def done(self, name: str, settings: dict[str, Any], inputs: dict[str, str]) -> Step | None:
+        """The step if it is committed with these settings and inputs; its parts are those it was cut into then."""
+        if not storage.exists(self.run.path(name, "step.json")):
+            return None
+        parts = Step(self.run.path(name), name, ()).record()["parts"]
+        step = self.run.step(name, settings=settings, inputs=inputs, parts=parts)
+        return step if step.committed() else None
 
-
-def _commit(
-    run: Run,
-    folder: str,
-    config: RunConfig,
-    task: Task,
-    source: Source,
-    inputs: dict[str, str],
-    tables: dict[str, tuple[list[dict[str, Any]], pa.Schema]],
-    counts: dict[str, int],
-) -> dict[str, Step]:
-    steps = {}
-    for name, (rows, columns) in tables.items():
-        size = part_rows(config.speed.part_rows, len(rows))
+    def commit(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+        rows: Sequence[dict[str, Any]],
+        columns: pa.Schema,
+        counts: dict[str, int],
+    ) -> Step:
+        size = part_rows(self.config.speed.part_rows, len(rows))
         cuts = [rows[i : i + size] for i in range(0, len(rows), size)]
         parts = [f"part-{i:05d}" for i in range(len(cuts))]
-        path = f"{folder}/{name}" if name else folder
-        step = run.step(path, settings=_settings(config, task, source), inputs=inputs, parts=parts)
+        step = self.run.step(name, settings=settings, inputs=inputs, parts=parts)
         for part, cut in zip(parts, cuts, strict=True):
-            step.commit_part(part, pa.Table.from_pylist(cut, schema=columns))
-        run.commit(step, counts)
-        steps[name] = step
-    return steps
+            step.commit_part(part, pa.Table.from_pylist(list(cut), schema=columns))
+        self.run.commit(step, counts)
+        return step

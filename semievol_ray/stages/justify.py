@@ -1,48 +1,108 @@
-"""Justify: M_warm sees each question with the drafts' answers and answers again, greedily (eq. 5); its H is the row's.
+"""Justify: M_warm sees each question with the drafts' answers and answers again, greedily (eq. 5); H of what is kept.
 
-Invariant: `confidence` is one quantity over all rows of a round, null where no whole readable answer was given.
+Invariant: `confidence` is one quantity over all rows of a round, null where no whole readable answer was kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from semievol_ray import schema
+from semievol_ray.core.answers import Choice, Labels
+from semievol_ray.core.confidence import answer_posterior, mean_nll
 from semievol_ray.core.consensus import Vote, shuffled, tally
-from semievol_ray.core.prompts import Message, justification_messages
-from semievol_ray.engines.base import Sampling
+from semievol_ray.core.parsing import by_letter
+from semievol_ray.core.prompts import Message, justification_messages, question_messages
+from semievol_ray.engines.base import Embedder, Sampling
+from semievol_ray.engines.embed import open_embedder
+from semievol_ray.methodconfig import Confidence
 from semievol_ray.runs import Step
 from semievol_ray.stages.answering import Asker, Row, gathered
-
-Estimator = Literal["mean_nll", "answer_nll", "vote_entropy"]
+from semievol_ray.tasks import Task
 
 
 @dataclass(frozen=True)
 class JustifyJob:
-    """A round's justifications; `drafts` are the collaborators' steps in configured order."""
+    """A round's justifications; `drafts` are the collaborators' steps in configured order.
+
+    `embedder_path` is set where answers agree by their embeddings.
+    """
 
     step: Step
     pool: Step
     drafts: tuple[Step, ...]
     sampling: Sampling
     adapter: str
-    confidence: Estimator
+    confidence: Confidence
+    when: Literal["always", "split", "never"] = "always"
+    embedder_path: str | None = None
 
 
 async def justify_part(job: JustifyJob, part: str, asker: Asker) -> pa.Table:
     """JUSTIFIED for one part whose drafts are all committed, in input order."""
     rows = job.pool.read_part(part, schema.UNLABELED).to_pylist()
-    drafts = [step.read_part(part, schema.DRAFTS).column("answer").to_pylist() for step in job.drafts]
-    answers = list(zip(*drafts, strict=True))
-    votes = [tally(a, asker.task.equal) for a in answers]
-    replies = await gathered([_justify(job, row, a, asker) for row, a in zip(rows, answers, strict=True)])
-    table = [
-        _justified(job, row, list(a), vote, reply)
-        for row, a, vote, reply in zip(rows, answers, votes, replies, strict=True)
-    ]
+    drafts = [step.read_part(part, schema.DRAFTS).to_pylist() for step in job.drafts]
+    by_row = list(zip(*drafts, strict=True))
+    equal = _equality(job, by_row, asker.task)
+    votes = [tally([draft["answer"] for draft in of_row], equal) for of_row in by_row]
+    table = await gathered([_justified(job, *of_row, asker) for of_row in zip(rows, by_row, votes, strict=True)])
     return pa.Table.from_pylist(table, schema=schema.JUSTIFIED)
+
+
+def _equality(job: JustifyJob, drafts: Sequence[Sequence[Row]], task: Task) -> Callable[[str, str], bool]:
+    """How the drafts of a part agree: by the task's own rule, or by the embeddings of their texts."""
+    if job.embedder_path is None:
+        return task.equal
+    texts = task.texts(draft["answer"] for of_row in drafts for draft in of_row)
+    vectors = _embedder(job.embedder_path).embed(texts) if texts else ()
+    return task.equal_by(dict(zip(texts, vectors, strict=True)))
+
+
+@lru_cache(maxsize=1)
+def _embedder(path: str) -> Embedder:
+    return open_embedder(path)
+
+
+async def _justified(job: JustifyJob, row: Row, drafts: Sequence[Row], vote: Vote, asker: Asker) -> Row:
+    answers = [draft["answer"] for draft in drafts]
+    reply = await _justify(job, row, answers, asker) if is_asked(job.when, vote) else _not_asked(drafts)
+    label, source = kept_answer(vote, reply if is_asked(job.when, vote) else None)
+    confidence = None
+    if label is not None:
+        confidence = await _confidence(job, row, vote, reply, label, asker)
+    return {
+        "id": row["id"],
+        "answers": answers,
+        "vote": vote.answer,
+        "vote_share": vote.share,
+        "vote_entropy": vote.entropy,
+        **reply,
+        "label": label,
+        "label_source": source,
+        "confidence": confidence,
+    }
+
+
+def is_asked(when: Literal["always", "split", "never"], vote: Vote) -> bool:
+    """Whether a row with this vote is justified."""
+    return when == "always" or (when == "split" and not vote.unanimous)
+
+
+def kept_answer(vote: Vote, justification: Mapping[str, Any] | None) -> tuple[str | None, str | None]:
+    """The label of a row and where it comes from: its justification where one was asked for, else the vote."""
+    answer, source = (vote.answer, "vote") if justification is None else (justification["answer"], "justification")
+    return answer, source if answer is not None else None
+
+
+def _not_asked(drafts: Sequence[Row]) -> Row:
+    """The completion columns of a row whose vote is kept as it is; an error where every draft failed."""
+    empty = dict.fromkeys(["text", "answer", "finish_reason", "mean_nll", "answer_nll"])
+    failures = [draft["error"] for draft in drafts if draft["error"] is not None]
+    error = failures[0] if len(failures) == len(drafts) else None
+    return {**empty, "num_prompt_tokens": 0, "num_tokens": 0, "error": error}
 
 
 async def _justify(job: JustifyJob, row: Mapping[str, Any], answers: Sequence[str | None], asker: Asker) -> Row:
@@ -55,15 +115,45 @@ async def _justify(job: JustifyJob, row: Mapping[str, Any], answers: Sequence[st
     return await asker.ask(render, 0, row["options"], job.sampling, job.adapter)
 
 
-def _justified(job: JustifyJob, row: Row, answers: list[str | None], vote: Vote, reply: Row) -> Row:
-    whole = reply["finish_reason"] == "stop"  # cut off at max_tokens: no H, whatever the estimator
-    h = vote.entropy if job.confidence == "vote_entropy" else reply[job.confidence]
-    return {
-        "id": row["id"],
-        "answers": answers,
-        "vote": vote.answer,
-        "vote_share": vote.share,
-        "vote_entropy": vote.entropy,
-        **reply,
-        "confidence": h if whole and reply["answer"] is not None else None,
-    }
+async def _confidence(job: JustifyJob, row: Row, vote: Vote, reply: Row, label: str, asker: Asker) -> float | None:
+    """H of the kept answer; None when the justification was cut off at max_tokens, whatever the estimator."""
+    if reply["finish_reason"] == "length":
+        return None
+    match job.confidence:
+        case "mean_nll" | "answer_nll":
+            own: float | None = reply[job.confidence]
+            return own
+        case "vote_entropy":
+            return vote.entropy
+        case "scored_nll":
+            logprobs = await asker.score(_plain(row, asker.task), label, job.adapter, end_of_turn=False)
+            return None if logprobs is None else mean_nll(logprobs)
+        case "answer_posterior":
+            return await _posterior(job, row, label, asker)
+
+
+async def _posterior(job: JustifyJob, row: Row, label: str, asker: Asker) -> float | None:
+    """-log of the kept answer's share of the probability of all candidates' rendered texts, end of turn included."""
+    candidates = candidates_of(asker.task, row["options"])
+    messages, totals = _plain(row, asker.task), []
+    for candidate in candidates:
+        logprobs = await asker.score(messages, candidate, job.adapter, end_of_turn=True)
+        if logprobs is None:
+            return None
+        totals.append(sum(logprobs))
+    return answer_posterior(totals, candidates.index(label))
+
+
+def candidates_of(task: Task, options: Sequence[str] | None) -> list[str]:
+    """Every answer of a closed answer set, canonical, in order; ValueError for a task with an open one."""
+    match task.format:
+        case Labels(labels=labels):
+            return list(labels)
+        case Choice():
+            return list(by_letter(options))
+    raise ValueError(f"task {task.name} has no closed set of answers")
+
+
+def _plain(row: Mapping[str, Any], task: Task) -> tuple[Message, ...]:
+    """The zero-demonstration question, as M_warm was taught it."""
+    return question_messages(task.instruction, task.render_question(row["question"], row["options"]), ())

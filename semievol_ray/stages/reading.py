@@ -1,28 +1,29 @@
-"""Input files -> rows, one at a time: csv, jsonl and parquet; every fault names the file, the line and the remedy.
+"""Input files -> rows, one at a time, with canonical answers; every fault names the file, the line and the remedy.
 
-Invariant: nothing is guessed: a column is found by its exact name or the file is refused.
+Invariant: nothing is guessed: a column is found by its exact name, a layout by its columns, or the file is refused.
 """
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from semievol_ray.core.answers import Choice, Number
 from semievol_ray.core.identity import normalise, row_id
 from semievol_ray.errors import DataError
-from semievol_ray.tasks import Task
-
-_CSV_FIELD_LIMIT = 2**31 - 1
+from semievol_ray.stages.files import Record, records
+from semievol_ray.stages.files import source_digest as source_digest
+from semievol_ray.stages.formats import Layout, laid_out, layout_of
+from semievol_ray.task import Task
 
 
 @dataclass(frozen=True)
 class InputRow:
-    """One row as read: `answer` is canonical, None where the file has none; `line` counts from 1, header included."""
+    """One row as read: `answer` is canonical, None where the file has none; `line` counts from 1, header included.
+
+    `mapped` where the file writes a letter otherwise: as a position, as the option's text or within a reply.
+    """
 
     id: str
     question: str
@@ -30,86 +31,60 @@ class InputRow:
     group: str | None
     answer: str | None
     line: int
+    mapped: bool = False
 
 
 def read_rows(path: str, task: Task, *, needs_answer: bool) -> Iterator[InputRow]:
     """The rows of a file in order. Raises DataError for a missing or empty file, a wrong column or a bad value."""
-    columns, count = task.columns, 0
-    for line, record in _records(path):
+    count = 0
+    layout: Layout | None = None
+    for line, written in records(path):
         if count == 0:
-            _check_columns(path, record, task, needs_answer)
+            layout = layout_of(written, task)
+            _check_columns(
+                path, written if layout is None else _question(path, line, written, layout), task, needs_answer
+            )
         count += 1
-        question = record.get(columns.question)
-        if not isinstance(question, str) or not normalise(question):
-            raise DataError(f"{path}, line {line}: column {columns.question!r} is empty. Every row needs a question.")
-        options = _options(path, line, record.get(columns.options) if columns.options else None, columns.options)
-        group = str(record[columns.group]) if columns.group and record.get(columns.group) is not None else None
-        answer = _answer(path, line, record.get(columns.answer), task, options, needs_answer)
-        yield InputRow(row_id(task.name, question, options), question, options, group, answer, line)
+        record = written if layout is None else _question(path, line, written, layout)
+        yield _row(path, line, record, task, layout, needs_answer)
     if count == 0:
         raise DataError(f"{path} holds no rows. Give a file with at least one row.")
 
 
-def _records(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"{path}: there is no such file. Check the path under data: in the configuration.")
+def reading_note(path: str, task: Task) -> str | None:
+    """One line on how a file is read where its columns are not the task's own; None where they are.
+
+    Raises DataError for a file that cannot be read.
+    """
+    for _, record in records(path):
+        layout = layout_of(record, task)
+        return f"{path}: {layout.note}" if layout else None
+    return None
+
+
+def _question(path: str, line: int, record: Record, layout: Layout) -> Record:
     try:
-        match file.suffix.lower():
-            case ".csv":
-                yield from _csv(file)
-            case ".jsonl" | ".ndjson":
-                yield from _jsonl(file)
-            case ".parquet":
-                yield from _parquet(file)
-            case other:
-                raise DataError(f"{path}: {other or 'no'} suffix; files of rows are .csv, .jsonl or .parquet.")
-    except UnicodeDecodeError as error:
+        return laid_out(record, layout)
+    except ValueError as error:
+        raise DataError(f"{path}, line {line}: read as {layout.name}: {error}.") from None
+
+
+def _row(path: str, line: int, record: Record, task: Task, layout: Layout | None, needs_answer: bool) -> InputRow:
+    columns = task.columns
+    question = record.get(columns.question)
+    if not isinstance(question, str) or not normalise(question):
+        raise DataError(f"{path}, line {line}: column {columns.question!r} is empty. Every row needs a question.")
+    options = _options(path, line, record.get(columns.options) if columns.options else None, columns.options)
+    group = str(record[columns.group]) if columns.group and record.get(columns.group) is not None else None
+    gold = _gold(record.get(columns.answer), task)
+    if gold is None and needs_answer:
         raise DataError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). Convert it to UTF-8."
-        ) from None
-    except (csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as {file.suffix[1:]}: {error}") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _csv(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    csv.field_size_limit(_CSV_FIELD_LIMIT)
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        line = 2
-        for record in reader:
-            if None in record or any(v is None for v in record.values()):
-                raise DataError(
-                    f"{file}, line {line}: the row has more or fewer fields than the header. "
-                    "Put quotes around text that holds a comma or a line break."
-                )
-            yield line, {k: v if v != "" else None for k, v in record.items()}
-            line = reader.line_num + 1
-
-
-def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with file.open(encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                record = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"{file}, line {line}: not valid JSON ({error}). Each line is one object.") from None
-            if not isinstance(record, dict):
-                raise DataError(f"{file}, line {line}: a JSON object was expected, not {type(record).__name__}.")
-            yield line, record
-
-
-def _parquet(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    line = 1
-    with pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                yield line, record
-                line += 1
+            f"{path}, line {line}: column {_answer_column(task, layout)!r} is empty. A labeled or test row needs its "
+            "answer; rows without one belong in the unlabeled file."
+        )
+    answer = None if gold is None else _answer(path, line, gold, task, options, layout)
+    mapped = isinstance(task.format, Choice) and gold is not None and str(gold).strip().upper() != answer
+    return InputRow(row_id(task.name, question, options), question, options, group, answer, line, mapped)
 
 
 def _check_columns(path: str, record: Mapping[str, Any], task: Task, needs_answer: bool) -> None:
@@ -122,6 +97,7 @@ def _check_columns(path: str, record: Mapping[str, Any], task: Task, needs_answe
 
 
 def _options(path: str, line: int, value: Any, column: str | None) -> list[str] | None:
+    """A list of options, from a list, JSON text, {"text": [...]} (as ARC has it) or {"A": ..., "B": ...}."""
     if column is None:
         return None
     if isinstance(value, str):
@@ -129,6 +105,9 @@ def _options(path: str, line: int, value: Any, column: str | None) -> list[str] 
             value = json.loads(value)
         except ValueError:
             value = None
+    if isinstance(value, Mapping):
+        lettered = list(value) == list(ascii_uppercase[: len(value)])
+        value = [v for v in value.values() if v is not None] if lettered else value.get("text")
     if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str | int | float) for v in value):
         raise DataError(
             f"{path}, line {line}: column {column!r} is not a list of at least two options. "
@@ -137,15 +116,30 @@ def _options(path: str, line: int, value: Any, column: str | None) -> list[str] 
     return [str(v) for v in value]
 
 
-def _answer(path: str, line: int, value: Any, task: Task, options: list[str] | None, needs_answer: bool) -> str | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        if needs_answer:
-            raise DataError(
-                f"{path}, line {line}: column {task.columns.answer!r} is empty. A labeled or test row needs its "
-                "answer; rows without one belong in the unlabeled file."
-            )
+def _answer_column(task: Task, layout: Layout | None) -> str:
+    return layout.answer if layout else task.columns.answer
+
+
+def _gold(value: Any, task: Task) -> str | list[str] | None:
+    """A gold answer as text, several as a list of texts; None for an empty one and for NaN, pandas' empty cell."""
+    if isinstance(value, Mapping):  # {"text": [...]} or {"spans": [...]}, as data sets with several golds have it
+        value = value.get("text", value.get("spans", value))
+    if isinstance(value, list):
+        return [str(v) for v in value if v is not None and str(v).strip()] or None
+    if value is None or value != value or not str(value).strip():
         return None
+    whole = isinstance(value, float) and value.is_integer() and not isinstance(task.format, Number)
+    return str(int(value)) if whole else str(value)
+
+
+def _answer(
+    path: str, line: int, gold: str | list[str], task: Task, options: list[str] | None, layout: Layout | None
+) -> str:
+    """The canonical answer; in a layout of whole replies one that is no answer as it stands is read as a completion."""
     try:
-        return task.canonical_gold(str(value), options)
+        return task.canonical_gold(gold, options)
     except ValueError as error:
-        raise DataError(f"{path}, line {line}: column {task.columns.answer!r}: {error}") from None
+        reply = task.parse(gold, options) if layout and layout.whole_replies and isinstance(gold, str) else None
+        if reply is not None:
+            return reply.answer
+        raise DataError(f"{path}, line {line}: column {_answer_column(task, layout)!r}: {error}") from None

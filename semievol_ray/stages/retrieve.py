@@ -3,12 +3,13 @@
 Invariant: no row retrieves a row with its own id or its normalised question.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from semievol_ray import schema
 from semievol_ray.core.identity import normalise
@@ -16,73 +17,120 @@ from semievol_ray.engines.base import Embedder, Index
 from semievol_ray.engines.embed import open_embedder
 from semievol_ray.engines.faiss import FlatIndex
 from semievol_ray.runs import Step
-from semievol_ray.stages.cluster import streamed
+from semievol_ray.stages.cluster import map_parts, streamed
 
 
 @dataclass(frozen=True)
 class RetrieveJob:
-    """What an embedding actor needs: where the rows are, which embedder, and k."""
+    """What an embedding actor needs: where the rows are, which embedder, and k.
+
+    `shown` holds the EXAMPLES that may be demonstrations; `embeddings`, where it is made, the pool's vectors.
+    """
 
     step: Step
     pool: Step
-    labeled: Step
+    shown: Step
     embedder_path: str
     num_demonstrations: int
+    embeddings: Step | None = None
 
 
 @dataclass(frozen=True)
-class LabeledPool:
-    """The retrieval pool: ids and normalised questions of the N labeled rows beside their index."""
+class RetrievalPool:
+    """ids, normalised questions and sources (gold, pseudo) of the N rows that may be shown, beside their index."""
 
     ids: list[str]
     questions: list[str]
+    sources: list[str]
     index: Index
 
 
 def retrieve(job: RetrieveJob, on_part: Callable[[int], None]) -> None:
     """Commit DEMONSTRATIONS for every missing part; `on_part` gets the number of rows of each."""
+    _in_actor(RetrieveWorker, job, job.step.missing_parts(), on_part)
+
+
+def embed(step: Step, pool: Step, embedder_path: str, on_part: Callable[[int], None]) -> None:
+    """Commit EMBEDDINGS for every missing part, so that later rounds need not embed the pool again."""
+    _in_actor(EmbedWorker, (step, pool, embedder_path), step.missing_parts(), on_part)
+
+
+def write_shown(step: Step, examples: Step, per_label: int) -> None:
+    """Commit the EXAMPLES that may be demonstrations: all gold rows, and of each label the surest pseudo-labelled."""
+    for _ in map_parts(_write_shown, step.missing_parts(), step=step, examples=examples, per_label=per_label):
+        pass
+
+
+def _in_actor(worker: Any, argument: Any, parts: Sequence[str], on_part: Callable[[int], None]) -> None:
     import ray
 
-    items = [{"part": part} for part in job.step.missing_parts()]
+    items = [{"part": part} for part in parts]
     if not items:
         return
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        RetrieveWorker, fn_constructor_args=(job,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1
+        worker, fn_constructor_args=(argument,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1
     )
     for row in streamed(rows):
         on_part(int(row["num_rows"]))
 
 
 class RetrieveWorker:
-    """The actor: embeds the labeled rows once, then answers parts."""
+    """The actor: embeds the rows that may be shown once, then answers parts."""
 
     def __init__(self, job: RetrieveJob) -> None:
         self._job = job
         self._embedder: Embedder = open_embedder(job.embedder_path)
-        self._pool = index_labeled(job.labeled, self._embedder)
+        self._pool = index_shown(job.shown, self._embedder)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        part, job = str(batch["part"][0]), self._job
+        job.step.begin_attempt(part)
+        rows = job.pool.read_part(part, schema.UNLABELED)
+        queries_QD = self._queries(part, rows)
+        table = nearest(rows, queries_QD, self._pool, job.num_demonstrations)
+        job.step.commit_part(part, table)
+        return {"num_rows": [table.num_rows]}
+
+    def _queries(self, part: str, rows: pa.Table) -> NDArray[np.float32]:
+        """Vectors of a part's questions: those made before where they are, else embedded here."""
+        if self._job.embeddings is None or rows.num_rows == 0:
+            return self._embedder.embed(rows.column("question").to_pylist())
+        table = self._job.embeddings.read_part(part, schema.EMBEDDINGS)
+        vector_of = dict(zip(table.column("id").to_pylist(), table.column("embedding").to_pylist(), strict=True))
+        return np.asarray([vector_of[i] for i in rows.column("id").to_pylist()], dtype=np.float32)
+
+
+class EmbedWorker:
+    """The actor: embeds the questions of parts."""
+
+    def __init__(self, argument: tuple[Step, Step, str]) -> None:
+        self._step, self._pool, path = argument
+        self._embedder: Embedder = open_embedder(path)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part = str(batch["part"][0])
-        self._job.step.begin_attempt(part)
-        table = nearest(
-            self._job.pool.read_part(part, schema.UNLABELED), self._pool, self._embedder, self._job.num_demonstrations
-        )
-        self._job.step.commit_part(part, table)
+        self._step.begin_attempt(part)
+        rows = self._pool.read_part(part, schema.UNLABELED)
+        vectors = list(self._embedder.embed(rows.column("question").to_pylist()))
+        table = pa.Table.from_pydict({"id": rows.column("id"), "embedding": vectors}, schema=schema.EMBEDDINGS)
+        self._step.commit_part(part, table)
         return {"num_rows": [table.num_rows]}
 
 
-def index_labeled(labeled: Step, embedder: Embedder) -> LabeledPool:
-    """Embed and index every labeled question."""
-    tables = [labeled.read_part(part, schema.LABELED) for part in labeled.parts]
-    questions = [q for table in tables for q in table.column("question").to_pylist()]
-    ids = [i for table in tables for i in table.column("id").to_pylist()]
-    return LabeledPool(ids, [normalise(q) for q in questions], FlatIndex(embedder.embed(questions)))
+def index_shown(shown: Step, embedder: Embedder) -> RetrievalPool:
+    """Embed and index every row that may be shown."""
+    tables = [shown.read_part(part, schema.EXAMPLES) for part in shown.parts]
+    ids, questions, sources = (
+        [value for table in tables for value in table.column(name).to_pylist()] for name in ("id", "question", "source")
+    )
+    return RetrievalPool(ids, [normalise(q) for q in questions], sources, FlatIndex(embedder.embed(questions)))
 
 
-def nearest(rows: pa.Table, pool: LabeledPool, embedder: Embedder, k: int) -> pa.Table:
+def nearest(rows: pa.Table, queries_QD: NDArray[np.float32], pool: RetrievalPool, k: int) -> pa.Table:
     """DEMONSTRATIONS of a part: up to k ids and cosines a row, nearest first, a row's own question left out."""
+    if rows.num_rows == 0:
+        return schema.DEMONSTRATIONS.empty_table()
     questions = rows.column("question").to_pylist()
-    queries_QD = embedder.embed(questions)
     repeats = max((pool.questions.count(q) for q in {normalise(q) for q in questions} & set(pool.questions)), default=0)
     scores_Qk, positions_Qk = pool.index.search(queries_QD, k + repeats)
     found = [
@@ -95,11 +143,37 @@ def nearest(rows: pa.Table, pool: LabeledPool, embedder: Embedder, k: int) -> pa
 
 
 def _kept(
-    question: str, row_id: str, scores: np.ndarray[Any, Any], positions: np.ndarray[Any, Any], pool: LabeledPool, k: int
+    question: str, row_id: str, scores: NDArray[Any], positions: NDArray[Any], pool: RetrievalPool, k: int
 ) -> dict[str, Any]:
     pairs = [
-        (pool.ids[p], float(s))
+        (int(p), float(s))
         for s, p in zip(scores, positions, strict=True)
         if pool.questions[p] != question and pool.ids[p] != row_id
     ][:k]
-    return {"id": row_id, "demonstration_ids": [i for i, _ in pairs], "scores": [s for _, s in pairs]}
+    return {
+        "id": row_id,
+        "demonstration_ids": [pool.ids[p] for p, _ in pairs],
+        "scores": [s for _, s in pairs],
+        "sources": [pool.sources[p] for p, _ in pairs],
+    }
+
+
+def _write_shown(item: dict[str, Any], step: Step, examples: Step, per_label: int) -> dict[str, Any]:
+    gold: list[dict[str, Any]] = []
+    surest: dict[str, list[dict[str, Any]]] = {}
+    for part in examples.parts:
+        for row in examples.read_part(part, schema.EXAMPLES).to_pylist():
+            if row["source"] == "gold":
+                gold.append(row)
+                continue
+            of_label = surest.setdefault(row["answer"], [])
+            of_label.append(row)
+            if len(of_label) > 2 * per_label:
+                surest[row["answer"]] = sorted(of_label, key=_sureness)[:per_label]
+    pseudo = [row for label in sorted(surest) for row in sorted(surest[label], key=_sureness)[:per_label]]
+    step.commit_part(item["part"], pa.Table.from_pylist([*gold, *pseudo], schema=schema.EXAMPLES))
+    return {"rows": len(gold) + len(pseudo)}
+
+
+def _sureness(row: dict[str, Any]) -> tuple[float, str]:
+    return row["confidence"], row["id"]

@@ -28,6 +28,7 @@ from semievol_ray.tasks import Task
 
 Job = DraftJob | JustifyJob | PredictJob
 MAX_ATTEMPTS = 3
+NUM_SAMPLES = 3
 COLUMNS = {DraftJob: schema.DRAFTS, JustifyJob: schema.JUSTIFIED, PredictJob: schema.PREDICTIONS}
 
 
@@ -58,6 +59,8 @@ class PartReport:
     seconds: float
     median_outstanding: float
     first_error: str | None
+    num_unreadable: int
+    unreadable: list[str]
 
 
 def missing(session: Session) -> dict[str, list[int]]:
@@ -105,7 +108,9 @@ def run_session(
 
 def in_flight(session: Session) -> int:
     """Parts one actor works on at once, enough for 2 x max_num_seqs requests."""
-    max_num_seqs = int(session.spec.speed.get("max_num_seqs", 256 if session.spec.on_gpu else 64))
+    spec = session.spec
+    max_num_seqs = int(spec.speed.get("max_num_seqs", 256 if spec.on_gpu else 64))
+    max_num_seqs = spec.endpoint.max_concurrency if spec.endpoint else max_num_seqs
     num_drafts = sum(isinstance(job, DraftJob) for job in session.jobs)
     return max(2, -(-2 * max_num_seqs // (session.part_rows * max(num_drafts, 1))) + 1)
 
@@ -149,6 +154,8 @@ class EngineWorker:
             if not job.step.commit_part(part, table):
                 table = job.step.read_part(part, columns)
         errors = [e for e in table.column("error").to_pylist() if e is not None]
+        read = zip(table.column("text").to_pylist(), table.column("answer").to_pylist(), strict=True)
+        unreadable = [text for text, answer in read if text is not None and answer is None]
         return PartReport(
             step=job.step.name,
             part=part,
@@ -161,6 +168,8 @@ class EngineWorker:
             seconds=round(time.monotonic() - began, 3),
             median_outstanding=float(statistics.median(seen or [0])),
             first_error=errors[0] if errors else None,
+            num_unreadable=len(unreadable),
+            unreadable=unreadable[:NUM_SAMPLES],
         )
 
     async def _answer(self, job: Job, part: str, asker: Asker) -> pa.Table:

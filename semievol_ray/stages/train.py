@@ -5,7 +5,7 @@ Invariant: every fine-tuning starts from M_base; the step commits only after its
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from semievol_ray.engines.finetune import FinetuneSpec, finetune, read_examples
 from semievol_ray.errors import RunStopped
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
+from semievol_ray.stages.pools import ids_of
 from semievol_ray.steps import encode, json_lines, read_json
 
 POLL_SECONDS = 0.5
@@ -33,17 +34,29 @@ class Accepted:
     round: int
 
 
-def examples_parts(labeled: Step, accepted: Sequence[Accepted]) -> list[str]:
-    """Names of the parts of EXAMPLES: the labeled parts, then each round's pool parts."""
-    names = [f"labeled-{part}" for part in labeled.parts]
-    return names + [f"round-{a.round:04d}-{part}" for a in accepted for part in a.pool.parts]
+@dataclass(frozen=True)
+class Learned:
+    """What a fine-tuning learns from: D_L, rows that people labeled meanwhile, and the rounds' accepted rows.
+
+    An accepted row that a person labeled counts as theirs.
+    """
+
+    labeled: Step
+    annotations: tuple[Step, ...] = ()
+    accepted: tuple[Accepted, ...] = ()
+
+    def parts(self) -> list[str]:
+        """Names of the parts of EXAMPLES: the labeled parts, the annotated ones, then each round's pool parts."""
+        names = [f"labeled-{part}" for part in self.labeled.parts]
+        names += [f"annotated-{i:04d}-{part}" for i, step in enumerate(self.annotations) for part in step.parts]
+        return names + [f"round-{a.round:04d}-{part}" for a in self.accepted for part in a.pool.parts]
 
 
-def write_examples(step: Step, labeled: Step, accepted: Sequence[Accepted], pseudo_weight: float) -> None:
+def write_examples(step: Step, learned: Learned, pseudo_weight: float) -> None:
     """Commit EXAMPLES: gold rows with weight 1, accepted rows with `pseudo_weight`."""
-    names = step.missing_parts()
+    people = ids_of(learned.annotations)
     for _ in map_parts(
-        _write_examples, names, step=step, labeled=labeled, accepted=tuple(accepted), weight=pseudo_weight
+        _write_examples, step.missing_parts(), step=step, learned=learned, people=people, weight=pseudo_weight
     ):
         pass
 
@@ -149,24 +162,41 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _write_examples(
-    item: dict[str, Any], step: Step, labeled: Step, accepted: tuple[Accepted, ...], weight: float
+    item: dict[str, Any], step: Step, learned: Learned, people: frozenset[str], weight: float
 ) -> dict[str, Any]:
-    name = item["part"]
-    if name.startswith("labeled-"):
-        rows = labeled.read_part(name.removeprefix("labeled-"), schema.LABELED).to_pylist()
-        examples = [{**row, "source": "gold", "weight": 1.0, "round": 0} for row in rows]
-    else:
-        of_round = next(a for a in accepted if name.startswith(f"round-{a.round:04d}-"))
-        examples = _pseudo_labelled(of_round, name.removeprefix(f"round-{of_round.round:04d}-"), weight)
-    step.commit_part(name, pa.Table.from_pylist(examples, schema=schema.EXAMPLES))
+    kind, number, part = _origin(item["part"])
+    match kind:
+        case "labeled":
+            examples = _gold(learned.labeled, part, 0)
+        case "annotated":
+            examples = _gold(learned.annotations[number], part, 0)
+        case _:
+            of_round = next(a for a in learned.accepted if a.round == number)
+            examples = [e for e in _pseudo_labelled(of_round, part, weight) if e["id"] not in people]
+    step.commit_part(item["part"], pa.Table.from_pylist(examples, schema=schema.EXAMPLES))
     return {"rows": len(examples)}
+
+
+def _origin(name: str) -> tuple[str, int, str]:
+    """What a part of EXAMPLES is made from: labeled-PART, annotated-NNNN-PART or round-NNNN-PART."""
+    kind, rest = name.split("-", 1)
+    if kind == "labeled":
+        return kind, 0, rest
+    number, part = rest.split("-", 1)
+    return kind, int(number), part
+
+
+def _gold(labeled: Step, part: str, number: int) -> list[dict[str, Any]]:
+    rows = labeled.read_part(part, schema.LABELED).to_pylist()
+    return [{**row, "source": "gold", "weight": 1.0, "round": number, "confidence": None} for row in rows]
 
 
 def _pseudo_labelled(accepted: Accepted, part: str, weight: float) -> list[dict[str, Any]]:
     rows = accepted.pool.read_part(part, schema.UNLABELED).to_pylist()
     selected = accepted.selection.read_part(part, schema.SELECTION).to_pylist()
+    same = {"source": "pseudo", "weight": weight, "round": accepted.round}
     return [
-        {**row, "answer": s["label"], "source": "pseudo", "weight": weight, "round": accepted.round}
+        {**row, **same, "answer": s["label"], "confidence": s["confidence"]}
         for row, s in zip(rows, selected, strict=True)
         if s["decision"] == Decision.ACCEPTED.value
     ]

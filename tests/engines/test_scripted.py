@@ -8,7 +8,7 @@ import numpy as np
 
 from semievol_ray.core.answers import Labels
 from semievol_ray.engines.adapters import adapter_digest, verify_adapter
-from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, ScoreRequest
 from semievol_ray.engines.scripted import ByteTokenizer, HashEmbedder, ScriptedGenerator, finetune
 
 WORDS = ("plant", "animal", "food")
@@ -67,6 +67,20 @@ def test_scripted_confidence_is_higher_where_the_answer_is_right() -> None:
     right = [c.text == f"Answer: {WORDS[i % 3]}" for i, c in enumerate(completions)]
     nll = np.array([-np.mean(c.token_logprobs) for c in completions])
     assert nll[np.array(right)].mean() < nll[~np.array(right)].mean()
+
+
+def test_scripted_score_of_what_it_answers_is_its_logprobs_and_a_right_answer_scores_higher() -> None:
+    requests = _requests(60, temperature=1.0)
+    completions = _answers(_spec(), requests)
+
+    async def score(request: Request, ids: tuple[int, ...]) -> tuple[float, ...]:
+        return await ScriptedGenerator(_spec()).score(ScoreRequest(request.prompt_ids, ids))
+
+    for i, (request, completion) in enumerate(zip(requests, completions, strict=True)):
+        assert asyncio.run(score(request, completion.token_ids)) == completion.token_logprobs
+        texts = ["Answer: " + word for word in WORDS]
+        best = max(texts, key=lambda text: asyncio.run(score(request, tuple(text.encode())))[0])
+        assert best == f"Answer: {WORDS[i % 3]}"
 
 
 def test_scripted_finetune_saves_an_adapter_that_depends_on_the_examples_and_not_their_order(tmp_path: Path) -> None:

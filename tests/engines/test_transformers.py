@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from semievol_ray.core.answers import Labels
-from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, ScoreRequest
 from semievol_ray.engines.transformers import TransformersGenerator
 
 GREEDY = Sampling(0.0, 8)
@@ -153,3 +153,61 @@ def test_request_the_model_cannot_answer_fails_alone(adapted: TransformersGenera
     failed, *answered = asyncio.run(ask())
     assert isinstance(failed, Exception)
     assert all(isinstance(a, Completion) for a in answered)
+
+
+ANSWERS = [(30, 31, 32), (33,), (40, 41, 42, 43, 44, 45), (), (50, 50)]
+
+
+def _scores(engine: TransformersGenerator, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+    async def ask() -> list[tuple[float, ...]]:
+        return list(await asyncio.gather(*[engine.score(r) for r in requests]))
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("adapter", [None, "b"])
+def test_scores_of_a_mixed_batch_are_those_of_a_plain_forward_pass(
+    adapter: str | None, adapted: TransformersGenerator, tiny_llama: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, tiny_adapters[1]).eval() if adapter else model
+    requests = [ScoreRequest(p, a, adapter) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    others = [ScoreRequest(PROMPTS[2], ANSWERS[0], "a" if adapter else "b")]
+    for request, scores in zip(requests, _scores(adapted, [*requests, *others]), strict=False):
+        prompt, answer = request.prompt_ids, request.answer_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer]])).logits[0].double()
+        rows = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
+        assert scores == pytest.approx([float(r[t]) for r, t in zip(rows, answer, strict=False)], abs=1e-4)
+        assert len(scores) == len(answer)
+
+
+def test_score_of_a_greedy_answer_is_its_own_logprobs_and_goes_past_an_end_of_turn(tiny_llama: Path) -> None:
+    engine = TransformersGenerator(_spec(tiny_llama))
+    done = _together(engine, [Request(p, GREEDY) for p in PROMPTS])
+    end = engine.tokenizer.eos_token_id
+    assert end is not None
+    asked = [ScoreRequest(p, (*c.token_ids, end, 20)) for p, c in zip(PROMPTS, done, strict=True)]
+    for completion, scores in zip(done, _scores(engine, asked), strict=True):
+        assert scores[:-2] == pytest.approx(completion.token_logprobs, abs=1e-4)
+        assert scores[-1] < 0
+        assert len(scores) == len(completion.token_ids) + 2
+
+
+def test_scores_and_completions_asked_together_are_those_asked_apart(tiny_llama: Path) -> None:
+    engine = TransformersGenerator(_spec(tiny_llama))
+    requests = [Request(p, GREEDY) for p in PROMPTS]
+    wanted = [ScoreRequest(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+
+    async def both() -> list[Any]:
+        calls = [c for r, w in zip(requests, wanted, strict=True) for c in (engine.generate(r), engine.score(w))]
+        return list(await asyncio.gather(*calls))
+
+    mixed = asyncio.run(both())
+    _assert_same(mixed[::2], _together(engine, requests))
+    for mine, theirs in zip(mixed[1::2], _scores(engine, wanted), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)

@@ -1,6 +1,8 @@
 """The adapter of a run through three doors: vLLM merged (what the run used), vLLM with LoRARequest, and plain PEFT."""
 
 import asyncio
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ import pytest
 from semievol_ray import schema, tasks
 from semievol_ray.core.confidence import mean_nll
 from semievol_ray.core.prompts import question_messages
-from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling
+from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, ScoreRequest
 from semievol_ray.engines.opening import open_generator
-from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, prompt_ids
+from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
 from semievol_ray.runs import Step, read_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -22,6 +24,16 @@ NUM_MIXED = 20
 BATCH = 20
 DATE = "2024-07-26"
 TASK = tasks.builtin("wordnet")
+SCORED = ["plant", "communication", "12.5% of it"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one vLLM engine with the adapter as LoRARequest returned."""
+
+    spec: EngineSpec
+    completions: dict[str, list[Completion]]
+    scores: list[tuple[float, ...]]
 
 
 def table(root: Path, name: str, columns: Any) -> list[dict[str, Any]]:
@@ -39,8 +51,18 @@ def prompts(finished: tuple[Path, str], smollm2: str) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def dynamic(finished: tuple[Path, str], smollm2: str, prompts: list[tuple[int, ...]]) -> dict[str, list[Completion]]:
-    """Completions of one engine with the adapter as LoRARequest: `warm` for all prompts, then a mixed batch."""
+def score_requests(smollm2: str, prompts: list[tuple[int, ...]]) -> list[ScoreRequest]:
+    """Three answers to a few prompts, by the base model and by the adapter in turns."""
+    tokenizer = load_tokenizer(smollm2)
+    answers = [tuple(answer_ids(tokenizer, text, end_of_turn_id(tokenizer, DATE))) for text in SCORED]
+    return [ScoreRequest(ids, a, name) for ids in prompts[:4] for a in answers for name in (None, "evolved")]
+
+
+@pytest.fixture(scope="module")
+def served(
+    finished: tuple[Path, str], smollm2: str, prompts: list[tuple[int, ...]], score_requests: list[ScoreRequest]
+) -> Served:
+    """Completions by the adapter for all prompts (`warm`), then of a mixed batch, then scores of a mixed batch."""
     spec = EngineSpec(
         kind="vllm", model="smollm2", model_path=smollm2, merged=None,
         adapters={"evolved": str(finished[0] / "rounds/0001/train/adapter")}, dtype="float32", max_model_len=512,
@@ -51,17 +73,23 @@ def dynamic(finished: tuple[Path, str], smollm2: str, prompts: list[tuple[int, .
     async def ask(engine: Any, pairs: list[tuple[tuple[int, ...], str | None]]) -> list[Completion]:
         return list(await asyncio.gather(*(engine.generate(Request(ids, sampling, name)) for ids, name in pairs)))
 
-    async def everything() -> dict[str, list[Completion]]:
+    async def everything() -> Served:
         engine = open_generator(spec)
         try:
             warm = await ask(engine, [(ids, "evolved") for ids in prompts])
             pairs = [(ids, name) for ids in prompts[:NUM_MIXED] for name in (None, "evolved")]
             mixed = await ask(engine, pairs)
+            scores = await asyncio.gather(*map(engine.score, score_requests))
         finally:
             engine.close()
-        return {"warm": warm, "mixed_base": mixed[::2], "mixed_warm": mixed[1::2]}
+        return Served(spec, {"warm": warm, "mixed_base": mixed[::2], "mixed_warm": mixed[1::2]}, list(scores))
 
     return asyncio.run(everything())
+
+
+@pytest.fixture(scope="module")
+def dynamic(served: Served) -> dict[str, list[Completion]]:
+    return served.completions
 
 
 def largest_difference(completions: list[Completion], rows: list[dict[str, Any]]) -> float:
@@ -116,6 +144,41 @@ def test_adapter_plain_peft_answers_and_confidence_equal_vllm(
             logprobs = torch.log_softmax(logits_AV, -1)[range(len(answer)), answer][: len(completion.token_ids)]
             ours, theirs = mean_nll(logprobs.tolist()), mean_nll(completion.token_logprobs)
             assert (ours or 0.0) == pytest.approx(theirs or 0.0, abs=H_TOLERANCE)
+
+
+def test_scores_by_vllm_by_transformers_and_by_a_plain_forward_pass_are_equal(
+    smollm2: str, served: Served, score_requests: list[ScoreRequest]
+) -> None:
+    async def score() -> list[tuple[float, ...]]:
+        engine = open_generator(replace(served.spec, kind="transformers"))
+        return list(await asyncio.gather(*map(engine.score, score_requests)))
+
+    expected = plain_scores(smollm2, served.spec.adapters["evolved"], score_requests)
+    for request, *three in zip(score_requests, served.scores, asyncio.run(score()), expected, strict=True):
+        vllm, transformers, plain = three
+        assert len(plain) == len(request.answer_ids)
+        assert vllm == pytest.approx(plain, abs=H_TOLERANCE)
+        assert transformers == pytest.approx(plain, abs=H_TOLERANCE)
+    base, warm = served.scores[::2], served.scores[1::2]
+    assert max(abs(sum(b) - sum(w)) for b, w in zip(base, warm, strict=True)) > 0.5
+
+
+def plain_scores(smollm2: str, adapter: str, requests: list[ScoreRequest]) -> list[list[float]]:
+    """log P of each answer token from one forward pass of the prompt and the answer together, a request at a time."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    model: Any = PeftModel.from_pretrained(base, adapter).eval()
+    scores = []
+    for request in requests:
+        answer = list(request.answer_ids)
+        ids = torch.tensor([[*request.prompt_ids, *answer]])
+        with torch.inference_mode(), nullcontext() if request.adapter else model.disable_adapter():
+            logits_AV = model(input_ids=ids, logits_to_keep=len(answer) + 1).logits[0, :-1]
+        scores.append(torch.log_softmax(logits_AV, -1)[range(len(answer)), answer].tolist())
+    return scores
 
 
 def last_logits(model: Any, batch: list[tuple[tuple[int, ...], Completion, list[int]]], kept: int) -> Any:

@@ -1,49 +1,74 @@
 """Small real steps in a run directory, and an engine whose answers a test writes itself."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
 
-from semievol_ray import schema
+from semievol_ray import configfile, schema
 from semievol_ray.core.answers import Labels
-from semievol_ray.engines.base import Completion, Request, Tokenizer
+from semievol_ray.engines.base import Completion, Request, RequestFailedError, ScoreRequest, Tokenizer
 from semievol_ray.engines.scripted import ByteTokenizer
+from semievol_ray.placement import Node, Resources
+from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.answering import Asker, Load
+from semievol_ray.stages.context import Context
 from semievol_ray.tasks import Task
 
 TASK = Task("kinds", "Say what it is.", Labels(("plant", "animal", "food")), max_tokens=16)
-Reply = Callable[[str], str | tuple[str, str]]
+Row = dict[str, Any]
+Reply = Callable[[str], str | tuple[str, str] | RequestFailedError]
 
 
 class FakeEngine:
     """Answers a prompt with what `reply` returns for its text: a completion's text, or (text, finish_reason).
 
-    Token i of an answer has log-probability -(i + 1) / 8, so that every span has a mean of its own.
+    Token i of an answer has log-probability -(i + 1) / 8, so that every span has a mean of its own; in a score,
+    -(i + 1) / 4. An engine without a tokenizer answers messages as an endpoint does, one token a word. A reply that is
+    an exception is raised.
     """
 
-    def __init__(self, reply: Reply) -> None:
-        self.tokenizer: Tokenizer = ByteTokenizer()
+    def __init__(self, reply: Reply, tokenizer: Tokenizer | None = None) -> None:
+        self.tokenizer = tokenizer
         self.max_num_seqs = 8
         self.requests: list[Request] = []
+        self.scored: list[ScoreRequest] = []
         self.prompts: list[str] = []
         self._reply = reply
 
     async def generate(self, request: Request) -> Completion:
-        prompt = self.tokenizer.decode(request.prompt_ids)
+        prompt = "".join(m.content for m in request.messages)
+        if self.tokenizer is not None:
+            prompt = self.tokenizer.decode(request.prompt_ids)
         self.requests.append(request)
         self.prompts.append(prompt)
         # later requests answer first, so that an order of arrival would show
         await asyncio.sleep(0.02 / len(self.requests))
         reply = self._reply(prompt)
+        if isinstance(reply, RequestFailedError):
+            raise reply
         text, finish = reply if isinstance(reply, tuple) else (reply, "stop")
-        ids = tuple(self.tokenizer.encode(text))
-        logprobs = tuple(-(i + 1) / 8 for i in range(len(ids)))
-        return Completion(text, ids, logprobs, "length" if finish == "length" else "stop")
+        return self._completion(text, "length" if finish == "length" else "stop")
+
+    def _completion(self, text: str, finish: Literal["stop", "length"]) -> Completion:
+        words = tuple(re.findall(r"\s*\S+", text))
+        ids = tuple(self.tokenizer.encode(text)) if self.tokenizer else ()
+        logprobs = tuple(-(i + 1) / 8 for i in range(len(ids if self.tokenizer else words)))
+        if self.tokenizer:
+            return Completion(text, ids, logprobs, finish)
+        return Completion(text, (), logprobs, finish, token_texts=words, num_prompt_tokens=77, num_tokens=5)
+
+    async def score(self, request: ScoreRequest) -> tuple[float, ...]:
+        self.scored.append(request)
+        await asyncio.sleep(0.02 / len(self.scored))
+        return tuple(-(i + 1) / 4 for i in range(len(request.answer_ids)))
 
     def close(self) -> None:
         return None
@@ -82,6 +107,30 @@ def begun(run: Run) -> Callable[..., Step]:
 
 
 @pytest.fixture
+def context_of(run: Run, tmp_path: Path) -> Iterator[Callable[..., Context]]:
+    """context_of(method={...}, ...) -> a run's context with that configuration, of the scripted engine, without Ray."""
+    with ExitStack() as closing:
+
+        def make(said: StringIO | None = None, held: Run = run, **changes: Any) -> Context:
+            labels = {"kind": "labels", "labels": ["plant", "animal", "food"]}
+            tree = {
+                "name": "small",
+                "task": {"name": "kinds", "instruction": "Say what it is.", **labels},
+                "data": {"labeled": f"{tmp_path}/labeled.csv", "unlabeled": f"{tmp_path}/unlabeled.csv"},
+                "model": "scripted",
+                "numerics": {"engine": "scripted"},
+                "report_to": [],
+                **changes,
+            }
+            config = configfile.parse(tree, "test")
+            context = Context(held, config, Progress(said, quiet=said is None), closing)
+            context.resources = Resources((Node(2, 0),))
+            return context
+
+        yield make
+
+
+@pytest.fixture
 def pool(step_of: Callable[..., Step]) -> Step:
     """Two parts of unlabeled rows: r0 r1 r2, r3 r4."""
     rows = [{"id": f"r{i}", "question": f"thing number {i}", "num_copies": 1} for i in range(5)]
@@ -96,11 +145,32 @@ def labeled(step_of: Callable[..., Step]) -> Step:
 
 
 @pytest.fixture
-def asking() -> Callable[..., tuple[FakeEngine, Asker]]:
-    """asking(reply, max_model_len=...) -> a fake engine and the asker in front of it."""
+def shown(step_of: Callable[..., Step], labeled: Step) -> Step:
+    """EXAMPLES of the labeled rows: what a round may show."""
+    rows = [row for part in labeled.parts for row in labeled.read_part(part, schema.LABELED).to_pylist()]
+    gold = [{**row, "source": "gold", "weight": 1.0, "round": 0} for row in rows]
+    return step_of("rounds/0000/examples", schema.EXAMPLES, gold)
 
-    def make(reply: Reply, max_model_len: int = 2000, of: Task = TASK) -> tuple[FakeEngine, Asker]:
-        engine = FakeEngine(reply)
+
+@pytest.fixture
+def mapped_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are mapped in this process instead of in Ray Data tasks, the last one first."""
+
+    def map_parts(function: Callable[..., Row], parts: Sequence[str], **constants: Any) -> Iterator[Row]:
+        return (function({"part": part}, **constants) for part in reversed(parts))
+
+    for module in ("audit", "cuts", "minhash", "near_duplicates", "pools", "retrieve", "select", "train"):
+        monkeypatch.setattr(f"semievol_ray.stages.{module}.map_parts", map_parts)
+
+
+@pytest.fixture
+def asking() -> Callable[..., tuple[FakeEngine, Asker]]:
+    """asking(reply, max_model_len=..., endpoint=...) -> a fake engine and the asker in front of it."""
+
+    def make(
+        reply: Reply, max_model_len: int = 2000, of: Task = TASK, *, endpoint: bool = False
+    ) -> tuple[FakeEngine, Asker]:
+        engine = FakeEngine(reply, None if endpoint else ByteTokenizer())
         return engine, Asker(engine, of, max_model_len, "2024-07-26", Load(), [])
 
     return make

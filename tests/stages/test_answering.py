@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from semievol_ray.core.prompts import Demonstration, Message, question_messages
-from semievol_ray.engines.base import Sampling
+from semievol_ray.engines.base import RequestFailedError, Sampling
 from semievol_ray.engines.rendering import prompt_ids
 from semievol_ray.engines.scripted import ByteTokenizer
-from semievol_ray.errors import EngineDiedError
+from semievol_ray.errors import EngineDiedError, UserError
 from semievol_ray.stages.answering import gathered
 
 Asking = Callable[..., tuple[Any, Any]]
@@ -67,6 +67,50 @@ def test_completion_cut_off_at_max_tokens_is_parsed_but_has_no_confidence(asking
 def test_unreadable_completion_keeps_its_text_and_has_no_answer(text: str, asking: Asking) -> None:
     reply = _ask(asking(lambda _: text)[1])
     assert (reply["text"], reply["answer"], reply["answer_nll"], reply["error"]) == (text, None, None, None)
+
+
+def test_endpoint_is_asked_all_messages_and_its_own_counts_are_kept(asking: Asking) -> None:
+    engine, asker = asking(lambda _: "The Answer: food", max_model_len=1, endpoint=True)
+    reply = _ask(asker)
+    assert engine.requests[0].messages == _render(3)
+    assert engine.requests[0].prompt_ids == ()
+    assert (reply["num_demonstrations"], reply["num_prompt_tokens"], reply["num_tokens"]) == (3, 77, 5)
+    assert reply["mean_nll"] == pytest.approx((1 + 2 + 3) / 8 / 3)
+    assert reply["answer_nll"] == pytest.approx(3 / 8)  # of the third token, " food"
+
+
+@pytest.mark.parametrize("endpoint", [False, True])
+def test_request_the_engine_gave_up_on_is_an_error_row_and_leaves_the_load(endpoint: bool, asking: Asking) -> None:
+    _, asker = asking(lambda _: RequestFailedError("status 500, the last of 7 tries"), endpoint=endpoint)
+    reply = _ask(asker)
+    assert reply["error"] == "status 500, the last of 7 tries"
+    assert (reply["text"], reply["answer"], reply["finish_reason"], reply["num_tokens"]) == (None, None, None, 0)
+    assert asker.load.outstanding == 0
+
+
+@pytest.mark.parametrize("end_of_turn", [False, True])
+def test_score_is_of_the_rendered_answer_after_the_whole_prompt(end_of_turn: bool, asking: Asking) -> None:
+    engine, asker = asking(lambda _: "")
+    scores = asyncio.run(asker.score(_render(0), "food", "warm", end_of_turn=end_of_turn))
+    (request,) = engine.scored
+    assert list(request.prompt_ids) == prompt_ids(ByteTokenizer(), _render(0), "2024-07-26")
+    assert bytes(request.answer_ids[:12]) == b"Answer: food"
+    assert request.answer_ids[12:] == ((256,) if end_of_turn else ())
+    assert scores == tuple(-(i + 1) / 4 for i in range(12 + end_of_turn))
+    assert (request.adapter, asker.seen, asker.load.outstanding) == ("warm", [1], 0)
+
+
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
+def test_score_of_what_does_not_fit_is_none_and_reaches_no_engine(spare: int, fits: bool, asking: Asking) -> None:
+    engine, asker = asking(lambda _: "", max_model_len=_length(0) + len("Answer: food") + spare)
+    scores = asyncio.run(asker.score(_render(0), "food", None, end_of_turn=False))
+    assert (scores is not None, len(engine.scored)) == (fits, int(fits))
+
+
+def test_score_by_an_endpoint_is_refused(asking: Asking) -> None:
+    _, asker = asking(lambda _: "", endpoint=True)
+    with pytest.raises(UserError, match="scores no answers"):
+        asyncio.run(asker.score(_render(0), "food", None, end_of_turn=False))
 
 
 def test_load_seen_is_the_number_of_requests_an_engine_held(asking: Asking) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,29 +19,31 @@ WARM = Sampling(1.0, 16, top_p=0.9)
 def demonstrations(pool: Step, step_of: Callable[..., Step]) -> Step:
     """Every row's nearest are l2, then l0, then l1."""
     tables = [pool.read_part(part, schema.UNLABELED).column("id").to_pylist() for part in pool.parts]
-    shown = {"demonstration_ids": ["l2", "l0", "l1"], "scores": [0.9, 0.8, 0.7]}
-    return step_of("retrieve", schema.DEMONSTRATIONS, *[[{"id": i, **shown} for i in ids] for ids in tables])
+    nearest = {"demonstration_ids": ["l2", "l0", "l1"], "scores": [0.9, 0.8, 0.7]}
+    return step_of("retrieve", schema.DEMONSTRATIONS, *[[{"id": i, **nearest} for i in ids] for ids in tables])
 
 
-def _job(pool: Step, labeled: Step, step: Step, shown: Step | None, k: int, adapter: str | None = None) -> DraftJob:
-    return DraftJob(step, pool, labeled, shown, k, WARM, adapter)
+def _job(
+    pool: Step, shown: Step, step: Step, demonstrations: Step | None, k: int, adapter: str | None = None
+) -> DraftJob:
+    return DraftJob(step, pool, shown, demonstrations, k, WARM, adapter)
 
 
 def test_draft_part_answers_its_rows_in_their_order(
-    pool: Step, labeled: Step, begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
+    pool: Step, shown: Step, begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
 ) -> None:
     engine, asker = asking(lambda prompt: f"Answer: {'plant' if 'number 1' in prompt else 'food'}")
-    job = _job(pool, labeled, begun("drafts/base", pool.parts), None, 0, "warm-7")
+    job = _job(pool, shown, begun("drafts/base", pool.parts), None, 0, "warm-7")
     rows = asyncio.run(draft_part(job, "part-00000", asker)).to_pylist()
     assert [(r["id"], r["answer"]) for r in rows] == [("r0", "food"), ("r1", "plant"), ("r2", "food")]
     assert {(r.sampling, r.adapter) for r in engine.requests} == {(WARM, "warm-7")}
 
 
 def test_draft_shows_its_own_number_of_demonstrations_the_nearest_beside_the_question(
-    pool: Step, labeled: Step, demonstrations: Step, begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
+    pool: Step, shown: Step, demonstrations: Step, begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
 ) -> None:
     engine, asker = asking(lambda _: "Answer: food")
-    job = _job(pool, labeled, begun("drafts/base", pool.parts), demonstrations, 2)
+    job = _job(pool, shown, begun("drafts/base", pool.parts), demonstrations, 2)
     rows = asyncio.run(draft_part(job, "part-00001", asker)).to_pylist()
     assert [r["num_demonstrations"] for r in rows] == [2, 2]
     prompt = next(p for p in engine.prompts if "number 3" in p)
@@ -50,13 +53,22 @@ def test_draft_shows_its_own_number_of_demonstrations_the_nearest_beside_the_que
 
 
 def test_draft_of_one_row_too_long_alone_leaves_the_others_answered(
-    labeled: Step, step_of: Callable[..., Step], begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
+    shown: Step, step_of: Callable[..., Step], begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
 ) -> None:
     rows = [{"id": "short", "question": "a thing"}, {"id": "long", "question": "a thing " * 50}]
     pool = step_of("data/long", schema.UNLABELED, rows)
     _, asker = asking(lambda _: "Answer: food", max_model_len=200)
-    table = asyncio.run(draft_part(_job(pool, labeled, begun("drafts/x", pool.parts), None, 0), "part-00000", asker))
+    table = asyncio.run(draft_part(_job(pool, shown, begun("drafts/x", pool.parts), None, 0), "part-00000", asker))
     short, long = table.to_pylist()
     assert (short["answer"], short["error"]) == ("food", None)
     assert long["answer"] is None
     assert "takes" in long["error"]
+
+
+def test_draft_with_an_instruction_of_its_own_is_asked_with_that_one(
+    pool: Step, shown: Step, begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
+) -> None:
+    engine, asker = asking(lambda _: "Answer: food")
+    job = replace(_job(pool, shown, begun("drafts/x", pool.parts), None, 0), instruction="Name its kingdom.")
+    asyncio.run(draft_part(job, "part-00001", asker))
+    assert all("Name its kingdom." in prompt and "Say what it is." not in prompt for prompt in engine.prompts)

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from semievol_ray import configfile, schema
 from semievol_ray.errors import DataError, DriftError
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.ingest import Data, ingest, part_rows
+from semievol_ray.stages.pools import dev_slices
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 ABSENT = "the published splits are not beside the checkout (../shared/data)"
@@ -39,7 +41,7 @@ def _config(folder: Path, labeled: Rows, unlabeled: Rows, test: Rows = ()) -> di
         "unlabeled": {"path": _csv(folder, "unlabeled", unlabeled)},
     }
     files |= {"test": {"path": _csv(folder, "test", test)}} if test else {}
-    return {"name": "n", "task": TASK, "data": files, "model": "m", "speed": {"part_rows": 4}}
+    return {"name": "n", "task": TASK, "data": files, "model": "m", "speed": {"part_rows": 4}, "method": {"rounds": 2}}
 
 
 def _ingest(run: Run, tree: dict[str, Any]) -> Data:
@@ -66,9 +68,9 @@ def _plants(*questions: str) -> Rows:
 def test_equal_pool_rows_collapse_to_the_first_with_their_number(run: Run, tmp_path: Path) -> None:
     pool = _plants("fern", "moss", " fern ", "oak", "fe rn", "moss", "fern")
     data = _ingest(run, _config(tmp_path, _plants("x"), pool))
-    rows = list(question_rows(data.unlabeled, schema.UNLABELED))
+    rows = list(question_rows(data.pool.rows, schema.UNLABELED))
     assert [(r["question"], r["num_copies"]) for r in rows] == [("fern", 3), ("moss", 2), ("oak", 1), ("fe rn", 1)]
-    assert _counts(data.unlabeled) == {"read": 7, "duplicates": 3, "in_higher_split": 0}
+    assert _counts(data.pool.rows) == {"read": 7, "duplicates": 3, "in_higher_split": 0}
 
 
 def test_row_in_several_splits_stays_in_the_highest(run: Run, tmp_path: Path) -> None:
@@ -79,17 +81,17 @@ def test_row_in_several_splits_stays_in_the_highest(run: Run, tmp_path: Path) ->
     data = _ingest(run, config)
     assert _questions(data.test) == ["in all", "in test", "in all"]  # test is never reduced
     assert _questions(data.labeled) == ["in labeled", "oak"]
-    assert _questions(data.unlabeled, schema.UNLABELED) == ["elm"]
+    assert _questions(data.pool.rows, schema.UNLABELED) == ["elm"]
     assert _counts(data.labeled)["in_higher_split"] == 1
-    assert _counts(data.unlabeled)["in_higher_split"] == 3
+    assert _counts(data.pool.rows)["in_higher_split"] == 3
 
 
 def test_gold_of_the_pool_lies_apart_in_the_same_order(run: Run, tmp_path: Path) -> None:
     data = _ingest(run, _config(tmp_path, _plants("x"), [(f"q{i}", "animal" if i % 3 else "") for i in range(9)]))
     assert "answer" not in schema.UNLABELED.names
-    assert data.gold.parts == data.unlabeled.parts
-    ids = [r["id"] for r in question_rows(data.unlabeled, schema.UNLABELED)]
-    gold = list(question_rows(data.gold, schema.GOLD))
+    assert data.pool.gold.parts == data.pool.rows.parts
+    ids = [r["id"] for r in question_rows(data.pool.rows, schema.UNLABELED)]
+    gold = list(question_rows(data.pool.gold, schema.GOLD))
     assert [g["id"] for g in gold] == ids
     assert [g["answer"] for g in gold] == [None if i % 3 == 0 else "animal" for i in range(9)]
 
@@ -97,7 +99,7 @@ def test_gold_of_the_pool_lies_apart_in_the_same_order(run: Run, tmp_path: Path)
 def test_pool_without_an_answer_column_has_null_gold(run: Run, tmp_path: Path) -> None:
     config = _config(tmp_path, _plants("x"), [])
     (tmp_path / "unlabeled.csv").write_text("question\na\nb\n")
-    assert [g["answer"] for g in question_rows(_ingest(run, config).gold, schema.GOLD)] == [None, None]
+    assert [g["answer"] for g in question_rows(_ingest(run, config).pool.gold, schema.GOLD)] == [None, None]
 
 
 def test_labeled_rows_that_disagree_are_refused_naming_both_lines(run: Run, tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_sample_is_the_same_rows_whatever_the_order_of_the_file(tmp_path: Path) 
         config = _config(folder, _plants("x"), _plants(*questions)) | {"seed": seed}
         config["data"]["unlabeled"]["sample"] = 20
         with Run.open(str(folder / "run"), {}) as run:
-            found = _questions(_ingest(run, config).unlabeled, schema.UNLABELED)
+            found = _questions(_ingest(run, config).pool.rows, schema.UNLABELED)
         assert len(found) == 20
         drawn.append(set(found))
         random.Random(7).shuffle(questions)
@@ -140,10 +142,10 @@ def test_sample_is_the_same_rows_whatever_the_order_of_the_file(tmp_path: Path) 
 def test_parts_are_of_the_configured_length_and_cut_once(run: Run, tmp_path: Path) -> None:
     config = _config(tmp_path, _plants("x"), _plants(*[f"q{i}" for i in range(10)]))
     data = _ingest(run, config)
-    lengths = [data.unlabeled.read_part(p, schema.UNLABELED).num_rows for p in data.unlabeled.parts]
+    lengths = [data.pool.rows.read_part(p, schema.UNLABELED).num_rows for p in data.pool.rows.parts]
     assert lengths == [4, 4, 2]
     again = _ingest(run, config | {"speed": {"part_rows": 3}})
-    assert again.unlabeled.parts == data.unlabeled.parts
+    assert again.pool.rows.parts == data.pool.rows.parts
 
 
 @pytest.mark.parametrize(
@@ -156,16 +158,16 @@ def test_automatic_part_is_the_pool_over_512_within_bounds(num_rows: int, rows: 
 def test_ingest_cut_short_goes_on_with_the_missing_parts(run: Run, tmp_path: Path) -> None:
     config = _config(tmp_path, _plants("x"), _plants(*[f"q{i}" for i in range(10)]))
     data = _ingest(run, config)
-    digests = data.unlabeled.digest(), data.gold.digest()
-    kept = Path(data.unlabeled.part_path("part-00000")).stat().st_mtime_ns
-    for step in (data.unlabeled, data.gold):  # as a death between the first and the second part leaves them
+    digests = data.pool.rows.digest(), data.pool.gold.digest()
+    kept = Path(data.pool.rows.part_path("part-00000")).stat().st_mtime_ns
+    for step in (data.pool.rows, data.pool.gold):  # as a death between the first and the second part leaves them
         record = {key: value for key, value in step.record().items() if key != "committed"}
         Path(step.path, "step.json").write_text(json.dumps(record))
         for part in step.parts[1:]:
             Path(step.part_path(part)).unlink()
     again = _ingest(run, config)
-    assert (again.unlabeled.digest(), again.gold.digest()) == digests
-    assert Path(again.unlabeled.part_path("part-00000")).stat().st_mtime_ns == kept
+    assert (again.pool.rows.digest(), again.pool.gold.digest()) == digests
+    assert Path(again.pool.rows.part_path("part-00000")).stat().st_mtime_ns == kept
 
 
 def test_changed_input_file_is_refused(run: Run, tmp_path: Path) -> None:
@@ -174,6 +176,93 @@ def test_changed_input_file_is_refused(run: Run, tmp_path: Path) -> None:
     _csv(tmp_path, "unlabeled", _plants("a", "c"))
     with pytest.raises(DriftError, match=r"inputs\.file"):
         _ingest(run, config)
+
+
+def _held(tree: dict[str, Any], **folds: int) -> dict[str, Any]:
+    return tree | {"data": tree["data"] | folds}
+
+
+def test_dev_and_validation_are_cut_from_the_labels_and_leave_them(run: Run, tmp_path: Path) -> None:
+    labels = [(f"q{i}", "animal" if i % 2 else "plant") for i in range(30)]
+    tree = _config(tmp_path, labels, _plants("x", "q3"))
+    data = _ingest(run, _held(tree, dev=9, validation=5))
+    assert data.dev is not None
+    folds = [_questions(data.labeled), _questions(data.validation), _questions(data.dev.rows, schema.UNLABELED)]
+    assert [len(fold) for fold in folds] == [16, 5, 9]
+    assert sorted(q for fold in folds for q in fold) == sorted(q for q, _ in labels)
+    assert _questions(data.pool.rows, schema.UNLABELED) == ["x"]  # q3 stands in a higher split, whichever
+    rows = question_rows(data.dev.rows, schema.UNLABELED)
+    gold = question_rows(data.dev.gold, schema.DEV_GOLD)
+    assert [g["id"] for g in gold] == [r["id"] for r in rows]
+    assert {r["question"]: g["answer"] for r, g in zip(rows, gold, strict=True)}.items() <= dict(labels).items()
+    assert Counter(g["slice"] for g in gold) == {1: 5, 2: 4}
+
+
+def test_dev_slices_in_the_gold_table_are_those_that_rounds_go_by(run: Run, tmp_path: Path) -> None:
+    data = _ingest(run, _held(_config(tmp_path, _plants(*[f"q{i}" for i in range(20)]), _plants("x")), dev=9))
+    assert data.dev is not None
+    stored = {g["id"]: g["slice"] for g in question_rows(data.dev.gold, schema.DEV_GOLD)}
+    assert stored == dev_slices(data.dev.rows, 2)
+
+
+def test_held_out_rows_are_the_same_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+    questions, found = [f"q{i}" for i in range(40)], []
+    for number, seed in enumerate((0, 0, 1)):
+        (folder := tmp_path / str(number)).mkdir()
+        tree = _held(_config(folder, _plants(*questions), _plants("x")), dev=6, validation=6) | {"seed": seed}
+        with Run.open(str(folder / "run"), {}) as run:
+            data = _ingest(run, tree)
+        assert data.dev is not None
+        dev, validation = data.dev.rows, data.validation
+        found.append((set(_questions(dev, schema.UNLABELED)), set(_questions(validation))))
+        random.Random(7).shuffle(questions)
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+
+
+def test_folds_that_leave_nothing_to_learn_from_are_refused(run: Run, tmp_path: Path) -> None:
+    tree = _config(tmp_path, _plants(*"abcdef"), _plants("x"))
+    with pytest.raises(
+        DataError, match=r"labeled\.csv: data\.dev 4 and data\.validation 2 would leave none of 6 .*fewer"
+    ):
+        _ingest(run, _held(tree, dev=4, validation=2))
+
+
+@pytest.mark.parametrize("changed", [{"dev": 5}, {"validation": 3}])
+def test_other_folds_than_those_a_run_was_begun_with_are_refused(
+    changed: dict[str, int], run: Run, tmp_path: Path
+) -> None:
+    tree = _held(_config(tmp_path, _plants(*"abcdefghijklmn"), _plants("x")), dev=4, validation=2)
+    _ingest(run, tree)
+    with pytest.raises(DriftError, match=f"settings.{next(iter(changed))}"):
+        _ingest(run, _held(tree, **changed))
+
+
+def test_annotated_rows_become_labels_and_those_without_an_answer_are_passed_over(run: Run, tmp_path: Path) -> None:
+    tree = _config(tmp_path, _plants("oak"), _plants("a", "b", "c"), _plants("in test"))
+    people = [("a", ""), ("a", "animal"), ("b", ""), ("oak", "plant"), ("in test", "plant"), ("new", "plant")]
+    tree["data"]["annotations"] = [{"path": _csv(tmp_path, "people", people), "from_round": 2}]
+    data = _ingest(run, tree)
+    ((from_round, step),) = data.annotations
+    assert from_round == 2
+    assert [(r["question"], r["answer"]) for r in question_rows(step, schema.LABELED)] == [
+        ("a", "animal"), ("new", "plant"),
+    ]  # fmt: skip
+    assert _questions(data.pool.rows, schema.UNLABELED) == ["a", "b", "c"]  # a leaves the pool of round 2, not this
+
+
+def test_row_annotated_in_two_files_is_learned_once(run: Run, tmp_path: Path) -> None:
+    tree = _config(tmp_path, _plants("oak"), _plants("a", "b", "c"))
+    files = [_csv(tmp_path, name, _plants(*rows)) for name, rows in (("one", "ab"), ("two", "bc"))]
+    tree["data"]["annotations"] = [{"path": path, "from_round": 2} for path in files]
+    assert [_questions(step) for _, step in _ingest(run, tree).annotations] == [["a", "b"], ["c"]]
+
+
+def test_annotations_without_any_answer_are_refused(run: Run, tmp_path: Path) -> None:
+    tree = _config(tmp_path, _plants("oak"), _plants("a"))
+    tree["data"]["annotations"] = [{"path": _csv(tmp_path, "people", [("a", "")]), "from_round": 2}]
+    with pytest.raises(DataError, match=r"people\.csv: no row with an answer is new"):
+        _ingest(run, tree)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=ABSENT)
@@ -190,11 +279,11 @@ def test_published_splits_read_as_they_are_with_their_known_duplicates(
     read = {split: _num_records(path) for split, path in files.items()}
     assert len(_questions(data.test)) == read["test"]
     assert _counts(data.labeled)["in_higher_split"] == labeled_in_test
-    pool = _counts(data.unlabeled)
+    pool = _counts(data.pool.rows)
     assert (pool["duplicates"], pool["in_higher_split"]) == (pool_repeats, pool_in_higher)
-    rows = list(question_rows(data.unlabeled, schema.UNLABELED))
+    rows = list(question_rows(data.pool.rows, schema.UNLABELED))
     assert len(rows) == read["unlabeled"] - pool_repeats - pool_in_higher
-    gold = {g["id"]: g["answer"] for g in question_rows(data.gold, schema.GOLD)}
+    gold = {g["id"]: g["answer"] for g in question_rows(data.pool.gold, schema.GOLD)}
     assert all(gold[row["id"]] in "ABCDEFGHIJ"[: len(row["options"])] for row in rows)
 
 
@@ -204,10 +293,10 @@ def test_published_golds_that_are_positions_become_letters(run: Run) -> None:
     with Path(files["unlabeled"]).open(newline="") as file:
         numbered = {r["question"]: r["answer"] for r in csv.DictReader(file) if r["answer"] in "1234"}
     data = _ingest(run, {"name": "arc", "task": "arc", "data": files, "model": "m", "speed": {"part_rows": 2048}})
-    gold = {g["id"]: g["answer"] for g in question_rows(data.gold, schema.GOLD)}
+    gold = {g["id"]: g["answer"] for g in question_rows(data.pool.gold, schema.GOLD)}
     found = {
         r["question"]: gold[r["id"]]
-        for r in question_rows(data.unlabeled, schema.UNLABELED)
+        for r in question_rows(data.pool.rows, schema.UNLABELED)
         if r["question"] in numbered
     }
     assert len(found) == 26

@@ -1,77 +1,98 @@
-"""Selection over the parts of a round: tau, and every row's one decision."""
+"""Selection over the parts of a round: every row's one decision by the round's cuts."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from semievol_ray import schema
-from semievol_ray.errors import NothingAcceptedError
+from semievol_ray.core.selection import Cut
 from semievol_ray.runs import Run, Step
-from semievol_ray.stages.select import choose_threshold, decisions, select
+from semievol_ray.stages.select import Answered, Cuts, accepted_labels, decisions, select
 
 Row = dict[str, Any]
+pytestmark = pytest.mark.usefixtures("mapped_here")
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts are mapped here instead of in Ray Data tasks, the last one first."""
-
-    def map_parts(function: Callable[..., Row], parts: Sequence[str], **constants: Any) -> Iterator[Row]:
-        return (function({"part": part}, **constants) for part in reversed(parts))
-
-    monkeypatch.setattr("semievol_ray.stages.select.map_parts", map_parts)
-
-
-def _justified(step_of: Callable[..., Step], *rows: Row) -> Step:
-    full = [{"id": f"r{i}", "answers": [], **row} for i, row in enumerate(rows)]
-    return step_of("justify", schema.JUSTIFIED, full[:3], full[3:])
+def _answered(step_of: Callable[..., Step], pool: Step, *rows: Row) -> Answered:
+    full = [{"id": f"r{i}", "answers": [], "vote_share": 0.5, **row} for i, row in enumerate(rows)]
+    return Answered(pool, step_of("justify", schema.JUSTIFIED, full[:3], full[3:]))
 
 
 def _sure(*confidences: float) -> list[Row]:
-    return [{"answer": "plant", "confidence": c} for c in confidences]
+    return [{"label": "plant", "confidence": c} for c in confidences]
 
 
-def test_tau_is_over_the_rows_of_all_parts_that_have_a_confidence(step_of: Callable[..., Step]) -> None:
-    rows = [*_sure(0.5, 0.1, 0.4), {"answer": None}, *_sure(0.2)]
-    chosen = choose_threshold(_justified(step_of, *rows), 0.5)
-    assert (chosen.tau, chosen.num_answered, chosen.ties_points) == (pytest.approx(0.2), 4, 0)
-
-
-def test_ties_at_tau_are_reported_in_points(step_of: Callable[..., Step]) -> None:
-    chosen = choose_threshold(_justified(step_of, *_sure(0, 0, 0, 0, 1)), 0.2)
-    assert (chosen.tau, chosen.ties_points) == (0, pytest.approx(60))
-
-
-def test_round_without_any_confidence_is_refused(step_of: Callable[..., Step]) -> None:
-    with pytest.raises(NothingAcceptedError, match="no row has a confidence"):
-        choose_threshold(_justified(step_of, {"answer": None}, {"error": "too long"}), 0.5)
+def _selected(step: Step, answered: Answered, cuts: Cuts) -> list[Row]:
+    select(step, answered, cuts, lambda _: None)
+    return [row for part in step.parts for row in step.read_part(part, schema.SELECTION).to_pylist()]
 
 
 def test_every_row_gets_one_decision_in_the_order_of_its_pool(
     run: Run, pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]
 ) -> None:
-    cut_off: Row = {"answer": "plant", "confidence": None}
-    justified = _justified(step_of, *_sure(0.25, 0.375), {"answer": None}, {"error": "too long"}, cut_off)
+    cut_off: Row = {"label": "plant", "confidence": None}
+    answered = _answered(step_of, pool, *_sure(0.25, 0.375), {"label": None}, {"error": "too long"}, cut_off)
     step = begun("select", pool.parts)
     counts: Counter[str] = Counter()
-    select(step, pool, justified, 0.25, counts.update)
+    select(step, answered, Cuts("global", {"": Cut(0.25)}), counts.update)
     run.commit(step, {})
     rows = [row for part in step.parts for row in step.read_part(part, schema.SELECTION).to_pylist()]
     assert [(r["id"], r["decision"]) for r in rows] == [
         ("r0", "accepted"), ("r1", "uncertain"), ("r2", "unreadable"), ("r3", "engine_error"), ("r4", "uncertain"),
     ]  # fmt: skip
     assert decisions(step) == counts == {"accepted": 1, "uncertain": 2, "unreadable": 1, "engine_error": 1}
+    assert accepted_labels(step) == {"plant": 1}
     assert rows[1]["reason"] == "confidence 0.375 is above tau 0.250"
     assert "too long" in rows[3]["reason"]
+
+
+def test_row_is_cut_by_its_own_answer_and_told_so(
+    pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]
+) -> None:
+    rows: list[Row] = [{"label": label, "confidence": 0.5} for label in ("plant", "food", "food", "plant", "food")]
+    cuts = Cuts("per_answer", {"plant": Cut(0.25), "food": Cut(0.5)})
+    found = _selected(begun("select", pool.parts), _answered(step_of, pool, *rows), cuts)
+    assert [r["decision"] for r in found] == ["uncertain", "accepted", "accepted", "uncertain", "accepted"]
+    assert found[0]["reason"] == "confidence 0.500 is above tau 0.250 (answer plant)"
+
+
+def test_row_is_cut_by_the_group_it_has_in_the_pool(step_of: Callable[..., Step], begun: Callable[..., Step]) -> None:
+    groups = ["law", "art", "law", "art", None]
+    rows = [{"id": f"r{i}", "question": "q", "group": group} for i, group in enumerate(groups)]
+    pool = step_of("data/grouped", schema.UNLABELED, rows[:3], rows[3:])
+    cuts = Cuts("per_group", {"law": Cut(0.25), "art": Cut(0.5), "": Cut(0.5)})
+    found = _selected(begun("select", pool.parts), _answered(step_of, pool, *_sure(*[0.5] * 5)), cuts)
+    assert [r["decision"] for r in found] == ["uncertain", "accepted", "uncertain", "accepted", "accepted"]
+
+
+def test_row_that_passes_tau_and_not_its_quota_is_told_which(
+    pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]
+) -> None:
+    cuts = Cuts("global", {"": Cut(0.5)}, {"plant": Cut(0.125)})
+    found = _selected(begun("select", pool.parts), _answered(step_of, pool, *_sure(0.0, 0.25, 0.125, 0.5, 0.75)), cuts)
+    assert [r["decision"] == "accepted" for r in found] == [True, False, True, False, False]
+    assert found[1]["reason"] == "confidence 0.250 is above tau 0.125 (quota of plant)"
+    assert found[4]["reason"] == "confidence 0.750 is above tau 0.500"
+
+
+def test_answer_that_no_pool_row_gave_is_uncertain_on_dev(
+    pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]
+) -> None:
+    rows: list[Row] = [{"label": label, "confidence": 0.0} for label in ("plant", "food", "food", "plant", "food")]
+    found = _selected(
+        begun("dev/select", pool.parts), _answered(step_of, pool, *rows), Cuts("per_answer", {"plant": Cut(0.5)})
+    )
+    assert [r["decision"] for r in found] == ["accepted", "uncertain", "uncertain", "accepted", "uncertain"]
 
 
 def test_justifications_in_another_order_than_the_pool_are_not_committed(
     pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]
 ) -> None:
-    rows = [{"id": f"r{i}", "answers": [], "answer": "plant", "confidence": 0.1} for i in (1, 0, 2, 3, 4)]
+    rows = [{"id": f"r{i}", "answers": [], "label": "plant", "confidence": 0.1} for i in (1, 0, 2, 3, 4)]
+    answered = Answered(pool, step_of("justify", schema.JUSTIFIED, rows[:3], rows[3:]))
     step = begun("select", pool.parts)
-    with pytest.raises(AssertionError, match="part-00000"):
-        select(step, pool, step_of("justify", schema.JUSTIFIED, rows[:3], rows[3:]), 0.5, lambda _: None)
+    with pytest.raises(AssertionError, match="not in the order"):
+        select(step, answered, Cuts("global", {"": Cut(0.5)}), lambda _: None)
     assert not step.has_part("part-00000")

@@ -1,0 +1,1 @@
+"""Evidence for what the method promises: each module is a benchmark that asks one question."""

@@ -1,0 +1,43 @@
+"""What can be refused before anything is spent: names of no model, and settings that the task cannot have.
+
+Invariant: nothing is read but the configuration and the names of local folders; each error names the key.
+"""
+
+from semievol_ray.config import RunConfig
+from semievol_ray.core.answers import Choice, Labels
+from semievol_ray.errors import ConfigError
+
+
+def check_method(config: RunConfig) -> None:
+    """Refuse what needs a closed answer set where the task has none. Raises ConfigError naming the key."""
+    task = config.resolve_task()
+    if isinstance(task.format, Choice | Labels):
+        return
+    wanted = {
+        "method.confidence: answer_posterior": config.method.confidence == "answer_posterior",
+        "method.select.quota": config.method.select.quota is not None,
+    }
+    for key, asked in wanted.items():
+        if asked:
+            raise ConfigError(
+                f"{key} needs a closed set of answers (choice or labels); those of task {task.name} are of kind "
+                f"{task.format.kind}. Leave it out, or use another estimator such as scored_nll."
+            )
+
+
+def check_models(config: RunConfig) -> None:
+    """Refuse names that can be no model before anything is spent. Raises ConfigError naming the key."""
+    from semievol_ray.engines.models import model_known
+    from semievol_ray.engines.packaged import PACKAGED
+
+    if config.numerics.engine == "scripted":
+        return
+    named = {"model": config.model, "method.embedder": config.method.embedder}
+    own = [c for c in config.method.collaborators if c.model and not c.endpoint]
+    named |= {f"method.collaborators.{c.name}.model": str(c.model) for c in own}
+    for key, name in named.items():
+        if name != "hash" and not model_known(name):
+            raise ConfigError(
+                f"{key}: no model {name!r} is known. Give a folder with a config.json, a hub name such as "
+                f"org/name, or a packaged model: {', '.join(PACKAGED)}."
+            )

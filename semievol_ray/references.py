@@ -1,0 +1,79 @@
+"""The models that SemiEvol is held against and that need no pseudo-label: untouched, labels only, matched, oracle.
+
+Invariant: each is made by the steps a run has, in a run directory of its own, and evaluated as a run's models are.
+"""
+
+from contextlib import ExitStack
+
+from semievol_ray.config import RunConfig
+from semievol_ray.driver import BASE_EVALUATION, terminated_as_interrupt, warm_up
+from semievol_ray.errors import DataError
+from semievol_ray.progress import Progress
+from semievol_ray.runs import Run, Step
+from semievol_ray.stages.answer import answer, evaluation
+from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.ingest import Data, ingest
+from semievol_ray.stages.learning import examples_of, fine_tuned
+from semievol_ray.stages.oracle import write_gold_labeled
+from semievol_ray.stages.train import Learned
+from semievol_ray.variants import Making
+
+MATCHED, ORACLE = "sft_matched", "oracle"
+EVALUATIONS = {
+    Making.UNTOUCHED: BASE_EVALUATION,
+    Making.LABELS: "rounds/0000/evaluate",
+    Making.MATCHED: f"{MATCHED}/evaluate",
+    Making.GOLD: f"{ORACLE}/evaluate",
+}
+"""The evaluation step of each reference in its run directory."""
+
+
+def reference(
+    making: Making, config: RunConfig, root: str, progress: Progress, *, share: str, num_steps: int | None = None
+) -> Step:
+    """Do what is left of one reference in the folder `root`; its committed evaluation.
+
+    num_steps: optimizer steps of the matched one. Raises what a run raises, and DataError for an oracle without gold.
+    """
+    manifest = {"name": config.name, "config": config.model_dump(mode="json")}
+    with ExitStack() as closing, Run.open(root, manifest, share=share) as held, terminated_as_interrupt():
+        context = Context(held, config, progress, closing)
+        data = ingest(held, config, context.task)
+        assert data.test is not None
+        wanted = evaluation(context, EVALUATIONS[making], data.test, _adapter(context, data, making, num_steps))
+        answer(context, "evaluate", [wanted])
+        return wanted.job.step
+
+
+def _adapter(context: Context, data: Data, making: Making, num_steps: int | None) -> Adapter | None:
+    match making:
+        case Making.LABELS:
+            return warm_up(context, data).adapter
+        case Making.MATCHED:
+            assert num_steps is not None
+            longer = context.config.train.model_copy(update={"max_steps": num_steps})
+            return fine_tuned(context, MATCHED, _labels(context, data), train=longer)
+        case Making.GOLD:
+            examples = examples_of(context, ORACLE, Learned(data.labeled, (_gold_labeled(context, data),)))
+            return fine_tuned(context, ORACLE, examples)
+    return None
+
+
+def _labels(context: Context, data: Data) -> Step:
+    """The examples of every warm-up, under their own name, so that they are shared with it."""
+    return examples_of(context, "rounds/0000", Learned(data.labeled))
+
+
+def _gold_labeled(context: Context, data: Data) -> Step:
+    """The pool with its gold answers. Raises DataError where a row has none."""
+    inputs = {"unlabeled": data.pool.rows.digest(), "gold": data.pool.gold.digest()}
+    step = context.step(f"{ORACLE}/pool", settings={}, inputs=inputs, parts=data.pool.rows.parts)
+    if not step.committed():
+        assert context.resources
+        if unknown := write_gold_labeled(step, data.pool):
+            raise DataError(
+                f"{context.config.data.unlabeled.path}: {unknown} rows of the pool have no gold answer, and the oracle "
+                "is the model that was given them all. Leave the oracle out of the study, or give a file with answers."
+            )
+        context.run.commit(step, {})
+    return step

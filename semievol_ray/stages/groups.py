@@ -1,0 +1,123 @@
+"""Engine groups: wanted jobs by the weights they need, each group's session, and its parts as they come in.
+
+Invariant: one engine start serves everything its weights are needed for; the student's warm group comes last, because
+it justifies what all groups drafted.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semievol_ray import storage
+from semievol_ray.engines.adapters import adapter_rank
+from semievol_ray.engines.base import EngineSpec
+from semievol_ray.methodconfig import EndpointConfig
+from semievol_ray.placement import Replicas, place
+from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.justify import JustifyJob
+from semievol_ray.stages.predict import PredictJob
+from semievol_ray.stages.session import Job, PartReport, Session, missing, run_session, sequence
+from semievol_ray.stages.watching import Watched
+
+ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=1.0, gpus_each=0.0, num_threads=1)
+"""An endpoint needs one actor, which only waits."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One job with what answers it: a base model, M_warm's adapter on it or not; or an endpoint."""
+
+    job: Job
+    model: str
+    adapter: Adapter | None
+    endpoint: EndpointConfig | None = None
+
+
+def engine_groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+    """Wanted jobs by the weights that must be resident: a base model and, where adapters are merged, which adapter."""
+    groups: dict[tuple[str, str, str], list[Wanted]] = {}
+    for item in wanted:
+        if not item.job.step.missing_parts():
+            continue
+        numerics = item.job.step.numerics()
+        merged = item.adapter.digest if item.adapter and numerics["adapter_serving"] == "merged" else ""
+        where = item.endpoint.url if item.endpoint else merged
+        groups.setdefault((item.model, where, json.dumps(numerics, sort_keys=True)), []).append(item)
+    justifies = {key: any(isinstance(i.job, JustifyJob) for i in group) for key, group in groups.items()}
+    return [groups[key] for key in sorted(groups, key=lambda key: justifies[key])]
+
+
+def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
+    """Answer every missing part of the jobs of one group."""
+    replicas = ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
+    session = _session(context, name, group, replicas)
+    rows = {job.step.name: _num_rows(job) for job in session.jobs}
+    left = sum(_part_lengths(job, job.step.missing_parts()) for job in session.jobs)
+    watched = {name: Watched(context, name, num) for name, num in rows.items()}
+    run = context.run
+
+    def on_report(report: PartReport) -> None:
+        run.event("part_committed", **{k: v for k, v in report.__dict__.items() if k != "unreadable"})
+        bar.advance(report.num_rows)
+        watched[report.step].see(report)
+
+    run.event(
+        "session_started",
+        session=session.name,
+        jobs=[j.step.name for j in session.jobs],
+        num_parts=len(missing(session)),
+    )
+    with context.progress.step(session.name, left, "answers") as bar:
+        run_session(
+            session,
+            replicas,
+            on_report,
+            lambda stats: run.event("session_ended", session=session.name, stats=stats),
+        )
+
+
+def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Replicas) -> Session:
+    config, first = context.config, group[0]
+    numerics = first.job.step.numerics()
+    adapters = {i.adapter.name: i.adapter.path for i in group if i.adapter}
+    merged = numerics["adapter_serving"] == "merged"
+    spec = EngineSpec(
+        kind="openai" if first.endpoint else config.numerics.engine,
+        model=first.model,
+        model_path="" if first.endpoint else context.model(first.model).path,
+        merged=next(iter(adapters.values()), None) if merged else None,
+        adapters={} if merged else adapters,
+        dtype=numerics["dtype"],
+        max_model_len=config.numerics.max_model_len,
+        max_lora_rank=max((adapter_rank(path) for path in adapters.values()), default=config.train.lora_r),
+        seed=random.Random(f"{config.seed}/{name}").randrange(2**31),
+        num_threads=replicas.num_threads,
+        on_gpu=replicas.gpus_each > 0,
+        answer_format=context.task.format,
+        numerics={}
+        if first.endpoint
+        else _engine_numerics(config.numerics.quantization, config.numerics.engine_kwargs),
+        speed={} if first.endpoint else config.speed.engine_kwargs,
+        endpoint=first.endpoint,
+    )
+    who = "endpoint" if first.endpoint else "warm" if adapters else "base"
+    other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"
+    jobs = sequence([item.job for item in group])
+    rows = max(_part_lengths(job, job.step.parts[:1]) for job in jobs)
+    return Session(f"{name} {who}{other}", spec, context.task, config.numerics.template_date, jobs, max(rows, 1))
+
+
+def _engine_numerics(quantization: str | None, engine_kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**({"quantization": quantization} if quantization else {}), **engine_kwargs}
+
+
+def _num_rows(job: Job) -> int:
+    return _part_lengths(job, job.step.parts)
+
+
+def _part_lengths(job: Job, parts: Sequence[str]) -> int:
+    """Rows in these parts of a job's input, from the files' footers."""
+    source = job.test if isinstance(job, PredictJob) else job.pool
+    return sum(storage.num_rows(source.part_path(part)) for part in parts)

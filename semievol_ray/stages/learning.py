@@ -1,0 +1,126 @@
+"""Learning: examples, fine-tunings and imported adapters as committed steps.
+
+Invariant: every fine-tuning starts from a base model, never from another adapter.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from semievol_ray import storage
+from semievol_ray.config import TrainConfig
+from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, verify_adapter
+from semievol_ray.engines.finetune import FinetuneSpec
+from semievol_ray.errors import AdapterError, ConfigError
+from semievol_ray.placement import place_training
+from semievol_ray.runs import Step
+from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
+
+
+def examples_of(context: Context, folder: str, learned: Learned) -> Step:
+    """EXAMPLES of a fine-tuning, committed as `<folder>/examples`."""
+    weight = context.config.train.pseudo_label_weight
+    inputs = {"labeled": learned.labeled.digest()}
+    inputs |= {f"annotated-{i:04d}": step.digest() for i, step in enumerate(learned.annotations)}
+    inputs |= {f"round-{a.round}": a.selection.digest() for a in learned.accepted}
+    step = context.step(
+        f"{folder}/examples",
+        settings={"pseudo_label_weight": weight} if learned.accepted else {},
+        inputs=inputs,
+        parts=learned.parts(),
+    )
+    if not step.committed():
+        assert context.resources
+        write_examples(step, learned, weight)
+        context.run.commit(step, {})
+    return step
+
+
+def fine_tuned(
+    context: Context, folder: str, examples: Step, *, train: TrainConfig | None = None, model: str | None = None
+) -> Adapter:
+    """A base model (the student when `model` is None) fine-tuned on EXAMPLES, committed as `<folder>/train`."""
+    config, base = context.config, context.model(model)
+    numerics = config.numerics.model_dump(mode="json", include={"train_dtype", "max_model_len", "template_date"})
+    tuning = train or config.train
+    step = context.step(
+        f"{folder}/train",
+        settings={
+            "task": context.task.settings(),
+            "train": tuning.model_dump(mode="json", exclude={"pseudo_label_weight"}, exclude_none=True),
+            "numerics": numerics,
+            "seed": config.seed,
+        },
+        inputs={"examples": examples.digest(), "model": base.digest},
+        parts=[],
+        numerics=lambda: {"dtype": context.training_dtype(), "device": "gpu" if context.on_gpu else "cpu"},
+    )
+    if not step.committed():
+        metrics, digest = _train(context, step, examples, tuning, base.path)
+        context.run.commit(step, metrics, outputs={"adapter": digest})
+    return adapter_of(step, config.name)
+
+
+def imported(context: Context, folder: str, path: str) -> Adapter:
+    """An adapter made elsewhere, checked and copied into the step `<folder>/train`. Raises ConfigError."""
+    try:
+        found = verify_adapter(path)
+    except AdapterError as error:
+        raise ConfigError(f"method.warm_adapter: {error}. Give a folder with {CONFIG} and {WEIGHTS}.") from error
+    digest = adapter_digest(path)
+    step = context.step(
+        f"{folder}/train",
+        settings={"imported": True},
+        inputs={"adapter": digest, "model": context.model().digest},
+        parts=[],
+    )
+    if not step.committed():
+        shutil.copytree(path, Path(step.path) / "adapter", dirs_exist_ok=True)
+        context.run.commit(step, {k: float(v) for k, v in found.items()}, outputs={"adapter": digest})
+    return adapter_of(step, context.config.name)
+
+
+def adapter_of(step: Step, run_name: str) -> Adapter:
+    """The adapter that a committed fine-tuning saved; its name is new for every digest."""
+    digest = step.digest()
+    where = step.name.removesuffix("/train").rsplit("/", 1)[-1]
+    return Adapter(f"{step.path}/adapter", digest, f"{run_name}-{where}-{digest[:8]}")
+
+
+def _train(
+    context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str
+) -> tuple[dict[str, float], str]:
+    config = context.config
+    cpus, gpus = place_training(config.speed, context.resources)
+    spec = FinetuneSpec(
+        model_path=model_path,
+        examples=tuple(examples.part_path(part) for part in examples.parts),
+        task=context.task,
+        train=tuning,
+        speed=config.speed,
+        dtype=step.numerics()["dtype"],
+        max_model_len=config.numerics.max_model_len,
+        template_date=config.numerics.template_date,
+        seed=config.seed,
+        on_gpu=gpus > 0,
+        out=f"{step.path}/adapter",
+        curve=f"{step.path}/curve.jsonl",
+    )
+    if config.numerics.engine == "scripted":
+        return train_scripted(spec)
+    num_rows = _num_rows(examples, examples.parts)
+    total = tuning.max_steps or -(-num_rows // tuning.train_batch_size) * tuning.num_train_epochs
+
+    def on_step(line: Mapping[str, Any]) -> None:
+        bar.advance(1, f"loss {line['loss']:.3f}")
+        context.trackers.log("train", {f"{where}/{k}": v for k, v in line.items() if k != "step"}, line["step"])
+
+    where = step.name.removesuffix("/train")
+    with context.progress.step(step.name.replace("rounds/", "round ").replace("/", " "), total, "steps") as bar:
+        return train(spec, config.speed.num_train_workers, cpus, gpus, on_step)
+
+
+def _num_rows(step: Step, parts: Sequence[str]) -> int:
+    return sum(storage.num_rows(step.part_path(part)) for part in parts)

@@ -1,0 +1,215 @@
+"""Selecting: a round's cuts and decisions as committed steps, for the pool and the dev fold; and what guards a round.
+
+Invariant: the dev slice of round r alone sets a calibrated threshold of round r; gold answers of the pool set nothing.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from semievol_ray import schema, storage
+from semievol_ray.config import GuardConfig
+from semievol_ray.core.calibration import fewest_certifying, largest_certifiable
+from semievol_ray.core.selection import Cut, Decision
+from semievol_ray.errors import ConfigError, NothingAcceptedError
+from semievol_ray.methodconfig import PercentileConfig, PrecisionBoundConfig
+from semievol_ray.runs import Step
+from semievol_ray.stages.audit import DevSteps, audit_round
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.cuts import TIES_WARNING_POINTS, Judged, choose_cuts
+from semievol_ray.stages.evaluate import is_right, pseudo_label_metrics
+from semievol_ray.stages.ingest import Data
+from semievol_ray.stages.judgement import is_closed
+from semievol_ray.stages.pools import dev_slices
+from semievol_ray.stages.select import Answered, Cuts, accepted_labels, select
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A round's committed decisions: of the pool, and of the dev fold where there is one."""
+
+    pool: Step
+    dev: Step | None
+
+
+def check_feasible(context: Context, data: Data) -> None:
+    """Refuse a calibrated rule that no threshold can meet, before anything is trained. Raises ConfigError."""
+    rule, rounds = context.config.method.select, context.config.method.rounds.num
+    if not isinstance(rule, PrecisionBoundConfig) or data.dev is None:
+        return
+    num_rows = _num_rows(data.dev.rows, data.dev.rows.parts) // rounds
+    needed = fewest_certifying(rule.target_precision, rule.level)
+    if num_rows < needed:
+        most = largest_certifiable(num_rows, rule.level)
+        raise ConfigError(
+            f"data.dev: {num_rows} rows a round certify a precision of at most {most:.3f} at {100 * rule.level:g}% "
+            f"confidence, all of them right; method.select.target_precision {rule.target_precision:g} takes at least "
+            f"{needed}. Hold out more rows, lower the target or the level, or do fewer rounds."
+        )
+
+
+def select_round(
+    context: Context,
+    number: int,
+    data: Data,
+    answered: Answered,
+    dev: Answered | None,
+    first: Step | None,
+) -> Selection:
+    """Commit the round's decisions; `first` is round 1's selection. Raises NothingAcceptedError: guarded or empty."""
+    method = context.config.method
+    ceiling = first if number > 1 and method.rounds.threshold == "ceiling" else None
+    inputs = {"justify": answered.justified.digest()} | ({"ceiling": ceiling.digest()} if ceiling else {})
+    inputs |= {"labeled": data.labeled.digest()} if method.select.quota is not None else {}
+    calibrated = not isinstance(method.select, PercentileConfig)
+    if calibrated:
+        assert dev is not None
+        assert data.dev is not None
+        inputs |= {"dev": dev.justified.digest(), "dev_gold": data.dev.gold.digest()}
+    step = context.step(
+        f"rounds/{number:04d}/select",
+        settings={"select": method.select.model_dump(mode="json", exclude_none=True)},
+        inputs=inputs,
+        parts=answered.pool.parts,
+    )
+    dev_step = _dev_step(context, number, step, dev)
+    if not step.committed():
+        assert context.resources
+        judged = _judged(context, number, data, dev) if calibrated and dev else None
+        cuts = choose_cuts(
+            answered,
+            method.select,
+            judged=judged,
+            ceiling=cuts_of(ceiling) if ceiling else None,
+            label_counts=_label_counts(data.labeled) if method.select.quota is not None else None,
+        )
+        with context.progress.step(f"round-{number} select", _num_rows(answered.pool, step.missing_parts())) as bar:
+            select(step, answered, cuts, lambda decided: bar.advance(decided.total()))
+        if dev and dev_step:
+            select(dev_step, dev, cuts, lambda _: None)
+        _commit(context, number, data, step, dev_step, answered, dev, cuts)
+    selection = Selection(step, dev_step)
+    guard(context.config.guard, number, step)
+    return selection
+
+
+def guard(config: GuardConfig, number: int, selection: Step) -> None:
+    """Stop a round that would train on noise. Raises NothingAcceptedError with the reason and what can be done."""
+    metrics = (selection.committed() or {})["metrics"]
+    accepted, answers = metrics["num_accepted"], metrics["num_accepted_answers"]
+    reason = ""
+    if accepted < config.min_accepted:
+        reason = f"accepted rows: {accepted}, and guard.min_accepted is {config.min_accepted}"
+    elif answers is not None and answers < config.min_answers:
+        reason = f"all accepted rows have {answers} different answers and guard.min_answers is {config.min_answers}"
+    elif config.min_precision is not None and _dev_precision(metrics) < config.min_precision:
+        judged, right = metrics["dev_accepted"], metrics["dev_right"]
+        reason = f"{right} of {judged} accepted dev rows are right and guard.min_precision is {config.min_precision:g}"
+    if reason:
+        raise NothingAcceptedError(
+            f"round {number} stops before training: {reason}. Nothing is lost: look at the rows with `semievol "
+            "report` and `semievol explain`; running again with another guard goes on from here."
+        )
+
+
+def cuts_of(selection: Step) -> Cuts:
+    """The cuts a committed selection was made with."""
+    stored = (selection.committed() or {})["metrics"]["cuts"]
+    cuts, quotas = ({k: Cut(**c) for k, c in stored[name].items()} for name in ("cuts", "quotas"))
+    return Cuts(**{**stored, "cuts": cuts, "quotas": quotas})
+
+
+def _dev_step(context: Context, number: int, pool_step: Step, dev: Answered | None) -> Step | None:
+    if dev is None:
+        return None
+    record = pool_step.record()
+    return context.step(
+        f"rounds/{number:04d}/dev/select",
+        settings=record["settings"],
+        inputs={**record["inputs"], "rows": dev.justified.digest()},
+        parts=dev.pool.parts,
+    )
+
+
+def _commit(
+    context: Context,
+    number: int,
+    data: Data,
+    step: Step,
+    dev_step: Step | None,
+    answered: Answered,
+    dev: Answered | None,
+    cuts: Cuts,
+) -> None:
+    if cuts.ties_points > TIES_WARNING_POINTS:
+        context.progress.say(
+            f"warning: ties at tau keep {cuts.ties_points:.1f} points more than theta; method.select.ties: exact "
+            "breaks them by vote share, then id"
+        )
+    labels = accepted_labels(step)
+    metrics: dict[str, Any] = {
+        "tau": cuts.cuts[""].tau if cuts.scope == "global" else None,
+        "cuts": asdict(cuts),
+        "num_answered": cuts.num_answered,
+        "ties_points": cuts.ties_points,
+        "num_accepted": labels.total(),
+        "num_accepted_answers": len(labels) if is_closed(context.task) else None,
+    }
+    metrics |= pseudo_label_metrics(step, data.pool.gold, context.task)
+    fold = None
+    if dev and dev_step and data.dev:
+        context.run.commit(dev_step, {})
+        metrics |= _dev_metrics(context, data, dev_step)
+        fold = DevSteps(dev.justified, dev_step, data.dev.gold)
+    metrics["audit"] = audit_round(answered.justified, step, data.pool.gold, data.labeled, fold, context.task)
+    context.run.commit(step, metrics)
+    shown = {key: metrics[key] for key in ("tau", "num_accepted", "coverage", "precision_all", "precision_accepted")}
+    context.trackers.log("select", shown, number)
+
+
+def _judged(context: Context, number: int, data: Data, dev: Answered) -> Judged:
+    """The answered rows of this round's slice of the dev fold, and which of them are right."""
+    assert data.dev is not None
+    gold, slices = _dev_gold(data), dev_slices(data.dev.rows, context.config.method.rounds.num)
+    confidences, correct, num_rows = [], [], 0
+    for part in dev.pool.parts:
+        for row in dev.justified.read_part(part, schema.JUSTIFIED).to_pylist():
+            if slices[row["id"]] != number:
+                continue
+            num_rows += 1
+            if row["confidence"] is not None:
+                confidences.append(row["confidence"])
+                correct.append(is_right(row["label"], gold[row["id"]], context.task) is True)
+    return Judged(np.asarray(confidences, dtype=np.float32), np.asarray(correct, dtype=bool), num_rows)
+
+
+def _dev_metrics(context: Context, data: Data, dev_step: Step) -> dict[str, int]:
+    gold = _dev_gold(data)
+    rows = [row for part in dev_step.parts for row in dev_step.read_part(part, schema.SELECTION).to_pylist()]
+    accepted = [row for row in rows if row["decision"] == Decision.ACCEPTED.value]
+    right = [is_right(row["label"], gold[row["id"]], context.task) for row in accepted]
+    return {"dev_rows": len(rows), "dev_accepted": len(accepted), "dev_right": sum(r is True for r in right)}
+
+
+def _dev_precision(metrics: dict[str, Any]) -> float:
+    """The share of accepted dev rows that are right; 0 where none was accepted."""
+    return metrics["dev_right"] / metrics["dev_accepted"] if metrics["dev_accepted"] else 0.0
+
+
+def _dev_gold(data: Data) -> dict[str, str]:
+    assert data.dev is not None
+    gold = data.dev.gold
+    tables = (gold.read_part(part, schema.DEV_GOLD) for part in gold.parts)
+    return {row["id"]: row["answer"] for table in tables for row in table.to_pylist()}
+
+
+def _label_counts(labeled: Step) -> Counter[str]:
+    tables = (labeled.read_part(part, schema.LABELED) for part in labeled.parts)
+    return Counter(answer for table in tables for answer in table.column("answer").to_pylist())
+
+
+def _num_rows(step: Step, parts: Sequence[str]) -> int:
+    return sum(storage.num_rows(step.part_path(part)) for part in parts)

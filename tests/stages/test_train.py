@@ -1,0 +1,63 @@
+"""EXAMPLES: what a fine-tuning learns from, each row once and with whose answer it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from semievol_ray import schema
+from semievol_ray.runs import Step
+from semievol_ray.stages.train import Accepted, Learned, write_examples
+
+StepOf = Callable[..., Step]
+pytestmark = pytest.mark.usefixtures("mapped_here")
+
+
+@pytest.fixture
+def accepted(step_of: StepOf, pool: Step) -> tuple[Accepted, Accepted]:
+    """Round 1 accepted r0 and r3 as food, round 2, of what was left, r4 as plant."""
+    first = {"r0": 0.25, "r3": 0.5}
+    ids = [pool.read_part(part, schema.UNLABELED).column("id").to_pylist() for part in pool.parts]
+    rows = [[_selected(i, "food", first.get(i)) for i in part] for part in ids]
+    left = step_of("rounds/0002/pool", schema.UNLABELED, [{"id": "r1"}, {"id": "r2"}], [{"id": "r4"}])
+    later = [[_selected("r1", "plant", None), _selected("r2", "plant", None)], [_selected("r4", "plant", 0.125)]]
+    return (
+        Accepted(pool, step_of("rounds/0001/select", schema.SELECTION, *rows), 1),
+        Accepted(left, step_of("rounds/0002/select", schema.SELECTION, *later), 2),
+    )
+
+
+def _selected(row_id: str, label: str, confidence: float | None) -> dict[str, Any]:
+    decision = "uncertain" if confidence is None else "accepted"
+    return {"id": row_id, "label": label, "confidence": confidence, "decision": decision}
+
+
+def _written(begun: StepOf, learned: Learned, weight: float = 1.0) -> list[dict[str, Any]]:
+    step = begun("examples", learned.parts())
+    write_examples(step, learned, weight)
+    return [row for part in step.parts for row in step.read_part(part, schema.EXAMPLES).to_pylist()]
+
+
+def test_examples_are_the_labels_and_every_rounds_accepted_rows_with_round_and_confidence(
+    labeled: Step, accepted: tuple[Accepted, Accepted], begun: StepOf
+) -> None:
+    rows = _written(begun, Learned(labeled, (), accepted), weight=0.5)
+    gold = [row for row in rows if row["source"] == "gold"]
+    assert [(r["id"], r["answer"], r["weight"], r["round"], r["confidence"]) for r in gold] == [
+        ("l0", "plant", 1, 0, None), ("l1", "animal", 1, 0, None), ("l2", "food", 1, 0, None),
+        ("l3", "plant", 1, 0, None),
+    ]  # fmt: skip
+    pseudo = [row for row in rows if row["source"] == "pseudo"]
+    assert [(r["id"], r["answer"], r["weight"], r["round"], r["confidence"]) for r in pseudo] == [
+        ("r0", "food", 0.5, 1, 0.25), ("r3", "food", 0.5, 1, 0.5), ("r4", "plant", 0.5, 2, 0.125),
+    ]  # fmt: skip
+    assert {row["question"] for row in pseudo if row["round"] == 1} == {"thing number 0", "thing number 3"}
+
+
+def test_accepted_row_that_a_person_labeled_meanwhile_counts_as_theirs(
+    labeled: Step, accepted: tuple[Accepted, Accepted], step_of: StepOf, begun: StepOf
+) -> None:
+    people = step_of("data/annotations-0000", schema.LABELED, [{"id": "r3", "answer": "animal"}])
+    rows = _written(begun, Learned(labeled, (people,), accepted))
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert [(r["answer"], r["source"], r["weight"]) for r in rows if r["id"] == "r3"] == [("animal", "gold", 1)]
