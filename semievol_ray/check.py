@@ -47,9 +47,11 @@ def planned_steps(config: RunConfig) -> list[str]:
     names = [f"data/{split}" for split, there in splits.items() if there]
     names += [f"data/annotations-{i:04d}" for i in range(len(data.annotations))]
     names += ["data/near_duplicates"] * (data.near_duplicates.action != "off")
-    names += ["rounds/0000/examples", "rounds/0000/train", *_other_bases(config)]
+    names += ["rounds/0000/examples", *(["rounds/0000/train"] if config.method.warm_up else []), *_other_bases(config)]
     for number in range(1, rounds + 1):
-        evaluated = ["base/evaluate"] * (number == 1) + [f"rounds/{number - 1:04d}/evaluate"]
+        evaluated = ["base/evaluate"] * (number == 1) + [f"rounds/{number - 1:04d}/evaluate"] * (
+            number > 1 or config.method.warm_up
+        )
         names += _round_steps(config, number, evaluated if data.test else [])
     return names + [f"rounds/{rounds:04d}/evaluate"] * (data.test is not None)
 
@@ -63,13 +65,14 @@ def _round_steps(config: RunConfig, number: int, evaluated: list[str]) -> list[s
     drafts = [f"drafts/{c.name}" for c in method.collaborators]
     names = [f"{folder}/shown"] * (number > 1 and anew)
     for fold in folds:
-        names += [f"{fold}/pool"] * (number > 1 and method.rounds.reanswer == "rejected")
+        leaves = method.rounds.reanswer == "rejected" or fold != folder  # a dev slice leaves when its round is over
+        names += [f"{fold}/pool"] * (number > 1 and leaves)
         if anew and method.num_demonstrations > 0:
             names += [f"data/{'dev_' if fold.endswith('dev') else ''}embeddings"] * embeds + [f"{fold}/retrieve"]
     names += evaluated + [f"{fold}/{x}" for fold in folds for x in (*drafts, "justify")]
     names += [f"{fold}/select" for fold in folds] + [f"{folder}/examples", f"{folder}/train"]
-    validated = config.data.validation and (method.rounds.patience or number == method.rounds.num)
-    return names + [f"{folder}/validation"] * bool(validated)
+    first = ["rounds/0000"] * (number == 1 and (method.warm_up or method.rounds.patience is not None))
+    return names + [f"{of}/validation" for of in (*first, folder) if config.data.validation]
 
 
 def _other_bases(config: RunConfig) -> list[str]:

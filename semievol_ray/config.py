@@ -136,6 +136,9 @@ class SpeedConfig(Part):
     part_rows: int | Literal["auto"] = "auto"
     num_replicas: int | Literal["auto"] = "auto"
     num_cpus_per_replica: float | Literal["auto"] = "auto"
+    engine_core: Literal["auto", "process", "thread"] = Field(
+        "auto", description="where vLLM's core runs; auto is a thread of the actor on a CPU, a process beside a GPU"
+    )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM arguments, vLLM's names")
     num_train_workers: int = Field(1, ge=1)
     per_device_train_batch_size: int = Field(8, gt=0)

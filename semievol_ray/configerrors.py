@@ -23,6 +23,7 @@ _KINDS = {
     "tuple_type": "be a list",
     "dict_type": "be a mapping of keys to values",
     "model_type": "be a mapping of keys to values",
+    "model_attributes_type": "be a mapping of keys to values",
     "too_short": "have at least one entry",
     "string_pattern_mismatch": "match {pattern}",
 }
@@ -40,12 +41,12 @@ def sentences(model: type[BaseModel], errors: Sequence[Any]) -> list[tuple[str, 
 def _keys(model: type[BaseModel], error: Mapping[str, Any]) -> list[str]:
     """The error's location without the names of union branches that pydantic puts between the keys."""
     keys, at = [], model
-    for part in error["loc"]:
+    is_unknown = error["type"] == "extra_forbidden"
+    for part in error["loc"][:-1] if is_unknown else error["loc"]:
         inside = _inside(at, part)
         if inside is not None:
             keys.append(str(part))
             at = inside
-    is_unknown = error["type"] == "extra_forbidden"
     return [*keys, str(error["loc"][-1])] if is_unknown else keys
 
 
@@ -81,6 +82,10 @@ def _sentence(model: type[BaseModel], key: str, errors: Sequence[Any]) -> str:
             return f"{key} is not a known key; {_hint(model, key.split('.'))}"
         case "missing":
             return f"{key} is missing"
+        case "union_tag_invalid":
+            *some, last = first["ctx"]["expected_tags"].split(", ")
+            tag = f"{key}.{first['ctx']['discriminator'].strip(chr(39))}"
+            return f"{tag} should be {', '.join(some)} or {last}, not {first['ctx']['tag']!r}"
         case _:
             wanted = list(dict.fromkeys(_wanted(error) for error in errors))
             rest = [f" or {phrase.removeprefix('be ')}" for phrase in wanted[1:]]
@@ -107,6 +112,8 @@ def _hint(model: type[BaseModel], keys: Sequence[str]) -> str:
     for parent in parents:
         here = _inside(here, int(parent) if parent.isdigit() else parent)
     valid = [name for m in _models(here) for name in m.model_fields]
+    if last in valid:
+        return f"it belongs to another kind of {'.'.join(parents)}"
     if near := difflib.get_close_matches(last, valid, n=1):
         return f"did you mean {'.'.join([*parents, near[0]])}"
     elsewhere = dict(_leaves(model))

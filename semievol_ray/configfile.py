@@ -20,7 +20,7 @@ _SPLITS = ("labeled", "unlabeled", "test")
 
 def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The validated configuration of a YAML file with `key.sub=value` overrides laid over it."""
-    tree = _anchored(_read(path), Path(path).resolve().parent)
+    tree = anchored(_read(path), Path(path).resolve().parent)
     laid = [_parse_override(override) for override in overrides]
     for key, value in laid:
         _lay_over(tree, key.split("."), _anchored_value(key, value), key)
@@ -90,7 +90,8 @@ def _index(items: list[Any], name: str, key: str) -> int:
     return int(name)
 
 
-def _anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+def anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration whose relative paths (data, a task's module, an adapter) start at a folder, made absolute."""
     task, data = tree.get("task"), tree.get("data")
     if isinstance(task, str) and ":" in task:
         tree = {**tree, "task": tasks.anchored(task, str(folder))}

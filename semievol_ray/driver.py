@@ -45,10 +45,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class Evolved:
-    """Where a run stands after a round (0: the warm-up): what was accepted so far, and the model made of it."""
+    """Where a run stands after a round (0: the warm-up): what was accepted so far, and the model made of it.
+
+    `adapter` is None where there was no warm-up: M_base stands in.
+    """
 
     number: int
-    adapter: Adapter
+    adapter: Adapter | None
     examples: Step
     accepted: tuple[Accepted, ...] = ()
     selections: tuple[Selection, ...] = ()
@@ -89,6 +92,7 @@ def evolve(context: Context) -> Finished:
             break
     _evaluate(context, data, done[-1])
     best = best_of(context, data, done)
+    assert best.adapter is not None
     return Finished(context.run.root, best.adapter, best.number, done[-1].number)
 
 
@@ -96,6 +100,8 @@ def warm_up(context: Context, data: Data) -> Evolved:
     """M_warm = fine-tune(M_base, D_L), or the adapter that the configuration names (in-weight propagation)."""
     examples = examples_of(context, "rounds/0000", Learned(data.labeled))
     path = context.config.method.warm_adapter
+    if not context.config.method.warm_up:
+        return Evolved(0, None, examples)
     adapter = imported(context, "rounds/0000", path) if path else fine_tuned(context, "rounds/0000", examples)
     return Evolved(0, adapter, examples)
 
@@ -156,7 +162,8 @@ def best_of(context: Context, data: Data, done: Sequence[Evolved]) -> Evolved:
     if data.validation is None:
         return done[-1]
     validation = data.validation
-    return max(done, key=lambda state: (_validated(context, validation, state), -state.number))
+    made = [state for state in done if state.adapter]
+    return max(made, key=lambda state: (_validated(context, validation, state), -state.number))
 
 
 def _asked(context: Context, number: int, fold: str, rows: Step, whole: Step, shown: Step) -> Asked:
@@ -170,11 +177,13 @@ def _due(data: Data, done: Sequence[Evolved]) -> list[tuple[str, Step, Adapter |
         return []
     last = done[-1]
     first: list[tuple[str, Step, Adapter | None]] = [(BASE_EVALUATION, data.test, None)] if last.number == 0 else []
+    if last.adapter is None:
+        return first
     return [*first, (f"rounds/{last.number:04d}/evaluate", data.test, last.adapter)]
 
 
 def _evaluate(context: Context, data: Data, state: Evolved) -> None:
-    if data.test:
+    if data.test and state.adapter:
         name = f"rounds/{state.number:04d}/evaluate"
         answer(context, "evaluate", [evaluation(context, name, data.test, state.adapter)])
 

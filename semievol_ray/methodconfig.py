@@ -165,6 +165,7 @@ class MethodConfig(Part):
     """The algorithm, whole."""
 
     rounds: Annotated[RoundsConfig, BeforeValidator(_rounds)] = RoundsConfig()
+    warm_up: bool = Field(True, description="false: M_base stands in for M_warm in round 1 (an ablation)")
     warm_adapter: str | None = Field(None, description="a LoRA folder to use as M_warm in place of the warm-up")
     embedder: str = Field("all-minilm-l6-v2", description="a sentence-transformers model, or 'hash'")
     retrieval: RetrievalConfig = RetrievalConfig()
@@ -184,6 +185,16 @@ class MethodConfig(Part):
             )
         if self.rounds.threshold == "ceiling" and self.select.rule != "percentile":
             raise ValueError(f"rounds.threshold: ceiling belongs to select.rule percentile, not to {self.select.rule}")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_needs_warm_up(self) -> "MethodConfig":
+        if self.warm_up:
+            return self
+        if self.warm_adapter:
+            raise ValueError("warm_adapter and warm_up: false contradict each other; leave one out")
+        if named := [c.name for c in self.collaborators if c.adapter == "warm"]:
+            raise ValueError(f"warm_up: false leaves no adapter for {', '.join(named)}; give them adapter: none")
         return self
 
     @property

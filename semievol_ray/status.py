@@ -53,8 +53,9 @@ def status(root: str) -> RunStatus:
     begun = dict(read_steps(root))
     planned = planned_steps(parse(manifest["config"], f"{root}/manifest.json"))
     reports = _reports(root)
-    if "final" in manifest:  # the rounds may have stopped early, and steps that were only possible did not come up
-        planned = [name for name in planned if name in begun]
+    if "final" in manifest:  # the rounds may have stopped early
+        last = manifest["final"]["last_round"]
+        planned = [name for name in planned if name in begun or _round_of(name) <= last]
     names = [*planned, *(name for name in begun if name not in planned)]
     steps = tuple(_step(root, name, begun.get(name), reports.get(name, {})) for name in names)
     holder = lease.newest_holder(root)
@@ -116,6 +117,10 @@ def _step(root: str, name: str, record: dict[str, Any] | None, reports: dict[str
     told = [reports[part] for part in done if part in reports]
     errors, tokens = (sum(r[key] for r in told) if told else None for key in ("num_errors", "num_tokens"))
     return StepStatus(name, State.UNDER_WAY, len(done), total, rows, None, errors, tokens)
+
+
+def _round_of(name: str) -> int:
+    return int(name.split("/")[1]) if name.startswith("rounds/") else 0
 
 
 def _reports(root: str) -> dict[str, dict[str, dict[str, Any]]]:

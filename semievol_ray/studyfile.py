@@ -59,7 +59,7 @@ def _base(config: StudyConfig, path: str) -> RunConfig:
     if isinstance(config.base, str):
         base = configfile.load(str(folder / config.base))
     else:
-        base = configfile.parse(configfile._anchored({"name": config.name, **config.base}, folder), f"{path}: base")
+        base = configfile.parse(configfile.anchored({"name": config.name, **config.base}, folder), f"{path}: base")
     base = varied(base, config.overrides, f"{path}: overrides") if config.overrides else base
     if base.data.test is None:
         raise ConfigError(f"{path}: base: data.test is missing; a study compares accuracies on a test split.")

@@ -26,8 +26,8 @@ from semievol_ray.studytext import (
 
 def as_html(found: StudyTable, folder: str, footer: str) -> str:
     """The page; `folder` is where it will lie, and where the runs' reports are looked for."""
-    accuracies = [[row.variant, *_linked(row, found.seeds, folder)] for row in found.rows]
-    costs = [[row.variant, *cost_cells(row)] for row in found.rows]
+    accuracies = [[_whole(row.variant), *_linked(row, found.seeds, folder)] for row in found.rows]
+    costs = [[_whole(row.variant), *cost_cells(row)] for row in found.rows]
     marked = [i for i, row in enumerate(found.rows) if row.variant == "semievol"]
     header = ["variant", *accuracy_header(found.seeds)]
     gained = page.joined([page.table("Accuracy by variant", header, accuracies, marked=marked), _paragraph(found)])
@@ -46,6 +46,11 @@ def as_html(found: StudyTable, folder: str, footer: str) -> str:
 
 def _paragraph(found: StudyTable) -> Markup:
     return page.paragraph(room_sentence(found))
+
+
+def _whole(name: str) -> Markup:
+    """A name that no narrow screen breaks; the table scrolls instead."""
+    return Markup('<span style="white-space: nowrap">{}</span>').format(name)
 
 
 def _linked(row: Row, seeds: Sequence[int], folder: str) -> list[str | Markup]:

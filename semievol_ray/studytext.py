@@ -13,10 +13,10 @@ from semievol_ray.studytable import Row, StudyTable
 
 WIDTH = 80
 LEGEND = (
-    "Accuracy on the test split in percent. sd: standard deviation over seeds. - sft: points above sft, paired 95% "
-    "bootstrap interval over the rows of all seeds. gap: share of the way from sft to the oracle. all, kept: precision "
-    "of all pseudo-labels and of the accepted ones. Tokens (prompt and generated) and time are means over the seeds, "
-    "as if each variant ran alone; time excludes other models' evaluations."
+    "Accuracy on the test split in percent. sd: standard deviation over seeds. vs sft: points above sft, with the "
+    "paired 95% bootstrap interval over the rows of all seeds. gap: share of the way from sft to the oracle. all, "
+    "kept: precision of all pseudo-labels and of the accepted ones. Tokens (prompt and generated) and time are means "
+    "over the seeds, each variant as if it ran alone, without the evaluations of other models."
 )
 
 
@@ -27,7 +27,7 @@ def accuracy_cells(row: Row, seeds: Sequence[int]) -> list[str]:
 
 
 def accuracy_header(seeds: Sequence[int]) -> list[str]:
-    return ["mean", "sd", *(f"seed {seed}" for seed in seeds), "- sft", "95% interval"]
+    return ["mean", "sd", *(f"seed {seed}" for seed in seeds), "vs sft", "95% interval"]
 
 
 COST_HEADER = ["gap", "all", "kept", "coverage", "tokens", "time"]

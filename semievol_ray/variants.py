@@ -86,12 +86,11 @@ def _naive(base: RunConfig) -> dict[str, Any]:
 
 
 def _without_in_weight(base: RunConfig) -> dict[str, Any]:
-    """No collaborator has learnt from the labels: each drafts as M_base, with its own demonstrations and sampling.
+    """No warm-up: M_base drafts, justifies and gives H; nothing the labels teach reaches a pseudo-label by weights.
 
-    What brings the labels' knowledge into the drafts through weights is gone. M_warm still justifies and gives H, as it
-    does in every other ablation: a confidence of another model would change the selection as well.
+    Demonstrations and sampling stay each collaborator's own.
     """
-    return {"method": {"collaborators": _collaborators(base, adapter="none")}}
+    return {"method": {"collaborators": _collaborators(base, adapter="none"), "warm_up": False}}
 
 
 def _without_in_context(base: RunConfig) -> dict[str, Any]:
@@ -120,7 +119,7 @@ BUILT_IN: dict[str, BuiltIn] = {
     "naive": BuiltIn(Making.ROUNDS, "every pseudo-label of the warmed-up model alone", _naive),
     "confidence": BuiltIn(Making.ROUNDS, "the same model alone, with semievol's filter", _alone),
     "oracle": BuiltIn(Making.GOLD, "the labels and the gold answers of the whole pool"),
-    "without_in_weight": BuiltIn(Making.ROUNDS, "no collaborator is warmed up", _without_in_weight),
+    "without_in_weight": BuiltIn(Making.ROUNDS, "no warm-up: M_base in M_warm's place", _without_in_weight),
     "without_in_context": BuiltIn(Making.ROUNDS, "no collaborator sees demonstrations", _without_in_context),
     "without_collaboration": BuiltIn(Making.ROUNDS, "one collaborator, the first warm one", _without_collaboration),
     "without_selection": BuiltIn(Making.ROUNDS, "every readable pseudo-label is kept", _without_selection),

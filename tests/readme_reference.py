@@ -40,7 +40,11 @@ MEANING = {
     "data.columns.answer": "column of the answer",
     "data.columns.group": "column of a group, such as a subject",
     "model": "the student: a local folder, a packaged model or a hub name",
-    "method.rounds": "rounds of pseudo-labeling",
+    "data.annotations[].path": "file of such rows, as `semievol export` writes it",
+    "method.rounds.num": "rounds of pseudo-labeling",
+    "method.retrieval.pool": "whether accepted rows may be demonstrations too",
+    "method.collaborators[].endpoint.max_concurrency": "requests under way at once",
+    "method.collaborators[].endpoint.timeout_seconds": "of one request",
     "method.collaborators": "the configured models that answer every row; the keys below are those of each",
     "method.collaborators[].name": "name of its drafts folder; `base_1`, `warm_0` and so on when absent",
     "method.collaborators[].adapter": "`none` is M_base, `warm` is M_warm",
@@ -49,7 +53,13 @@ MEANING = {
     "method.collaborators[].sampling.top_p": "share of probability to sample from",
     "method.justify.when": "which rows M_warm answers again",
     "method.confidence": "what H is, see Method",
-    "method.theta": "share of the answered rows that is kept",
+    "method.select.rule": "how a round cuts; the keys below it are the rule's own, see Confidence and selection",
+    "method.select.theta": "share of the answered rows that is kept",
+    "method.select.scope": "over which rows the share is taken: all, those with one answer, or those of one group",
+    "method.select.target_precision": "precision to certify on the dev slice",
+    "method.select.num_thresholds": "thresholds that are tested, in fixed sequence",
+    "method.select.target_error": "expected share of wrong labels among the accepted",
+    "report_to": "trackers; none for an empty list",
     "train.learning_rate": "peak learning rate",
     "train.num_train_epochs": "passes over the examples",
     "train.lr_scheduler_type": "shape of the learning rate over the run",
@@ -86,12 +96,15 @@ def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterato
     """Every key of a configuration that takes a value, dotted, `[]` standing for an item of a list."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
-        inner = next(iter(_models(field.annotation)), None)
-        repeated = get_origin(field.annotation) is tuple
-        if inner is None or repeated or _is_choice(field.annotation):
+        models, repeated = _models(field.annotation), get_origin(field.annotation) is tuple
+        if not models or repeated or _is_choice(field.annotation):
             yield key, field
-        if inner is not None:
-            yield from config_keys(inner, f"{key}[]." if repeated else f"{key}.")
+        told: set[str] = set()
+        for of in models:
+            for inner, inner_field in config_keys(of, f"{key}[]." if repeated else f"{key}."):
+                if inner not in told or inner.endswith(".rule"):
+                    told.add(inner)
+                    yield inner, inner_field
 
 
 def reference() -> str:

@@ -37,6 +37,7 @@ FLOORS = [
     ["engines"],
     ["placement"],
     ["stages"],
+    ["checks"],
     ["driver"],
     ["check", "status", "summary", "explain", "evaluation", "export", "outcomes"],
     ["reporting"],

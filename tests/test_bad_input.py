@@ -79,7 +79,9 @@ CASES = {
     "unknown nested key": Case(
         config(method={"collaborators": [{"demonstration": 1}]}), ("collaborators.0.demonstration ", "demonstrations")
     ),
-    "unknown key in -o": Case(config(), ("-o method.thta", "did you mean method.theta"), ("method.thta=0.1",)),
+    "unknown key in -o": Case(
+        config(), ("-o method.select.thta", "did you mean method.select.theta"), ("method.select.thta=0.1",)
+    ),
     "wrong type": Case(config(train={"lora_r": "many"}), ("run.yaml", "train.lora_r", "whole number", "'many'")),
     "unknown task": Case(config(task="wordnt"), ("run.yaml", "task", "wordnet")),
     "damaged YAML": Case(text("run.yaml", "name: [\n"), ("run.yaml, line", "not valid YAML")),

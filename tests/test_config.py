@@ -4,31 +4,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from semievol_ray.config import CollaboratorConfig, MethodConfig, RunConfig, SpeedConfig, TaskConfig
+from semievol_ray.config import RunConfig, SpeedConfig
 from semievol_ray.core.answers import Choice, Labels, Number
+from semievol_ray.taskconfig import TaskConfig
 
 
 def run_config(**changes: Any) -> RunConfig:
     base = {"name": "a", "task": "wordnet", "data": {"labeled": "l.csv", "unlabeled": "u.csv"}, "model": "m"}
     return RunConfig.model_validate({**base, **changes})
-
-
-def test_method_defaults_are_the_papers_four_collaborators() -> None:
-    found = [(c.name, c.adapter, c.demonstrations) for c in MethodConfig().collaborators]
-
-    assert found == [("base_1", "none", 1), ("base_3", "none", 3), ("warm_0", "warm", 0), ("warm_3", "warm", 3)]
-
-
-def test_collaborators_without_names_get_distinct_ones() -> None:
-    method = MethodConfig.model_validate({"collaborators": [{}, {}, {"adapter": "warm"}, {"name": "mine"}]})
-
-    assert [c.name for c in method.collaborators] == ["base_0", "base_0_2", "warm_0", "mine"]
-
-
-def test_num_demonstrations_is_the_most_any_collaborator_shows() -> None:
-    method = MethodConfig.model_validate({"collaborators": [{"demonstrations": 2}, {"demonstrations": 0}]})
-
-    assert method.num_demonstrations == 2
 
 
 def test_run_config_is_frozen() -> None:
@@ -102,20 +85,26 @@ def test_scientific_notation_of_yaml_is_a_number() -> None:
     assert run_config(train=yaml.safe_load("learning_rate: 1e-4")).train.learning_rate == 1e-4
 
 
-def test_collaborator_name_with_a_slash_is_refused() -> None:
-    with pytest.raises(ValidationError):
-        CollaboratorConfig.model_validate({"name": "a/b"})
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"method": {"select": {"rule": "fdr"}}}, r"rule fdr needs data\.dev"),
+        ({"method": {"select": {"rule": "precision_bound"}}}, r"rule precision_bound needs data\.dev"),
+        ({"guard": {"min_precision": 0.8}}, r"guard\.min_precision needs data\.dev"),
+        ({"data": {"dev": 2}, "method": {"rounds": 3}}, r"data\.dev 2 is fewer than a row for each of 3 rounds"),
+        ({"method": {"rounds": {"num": 2, "patience": 1}}}, r"rounds\.patience needs data\.validation"),
+    ],
+)
+def test_setting_that_needs_labels_held_out_is_refused_without_them(changes: dict[str, Any], told: str) -> None:
+    data = {"labeled": "l.csv", "unlabeled": "u.csv", **changes.pop("data", {})}
+    with pytest.raises(ValidationError, match=told):
+        run_config(data=data, **changes)
 
 
-def test_collaborator_warm_on_another_model_is_refused_naming_it() -> None:
-    tree = {
-        "name": "x",
-        "task": "wordnet",
-        "data": {"labeled": "l.csv", "unlabeled": "u.csv"},
-        "model": "org/student",
-        "method": {"collaborators": [{"model": "org/other", "adapter": "warm"}]},
-    }
-    with pytest.raises(ValidationError, match="org/other"):
-        RunConfig.model_validate(tree)
-    tree["method"] = {"collaborators": [{"model": "org/other"}, {"model": "org/student", "adapter": "warm"}]}
-    assert RunConfig.model_validate(tree).method.collaborators[1].adapter == "warm"
+def test_setting_that_needs_labels_held_out_is_taken_with_them() -> None:
+    data = {"labeled": "l.csv", "unlabeled": "u.csv", "dev": 3, "validation": 1}
+    rounds = {"num": 3, "patience": 1}
+
+    config = run_config(data=data, method={"rounds": rounds, "select": {"rule": "fdr"}}, guard={"min_precision": 0.8})
+
+    assert config.method.select.rule == "fdr"

@@ -33,8 +33,16 @@ def refusal(changes: Mapping[str, Any]) -> str:
     ("changes", "told"),
     [
         ({"methd": {}}, "methd is not a known key; did you mean method"),
-        ({"method": {"teta": 1}}, "method.teta is not a known key; did you mean method.theta"),
-        ({"theta": 0.4}, "theta is not a known key; did you mean method.theta"),
+        (
+            {"method": {"select": {"teta": 1}}},
+            "method.select.teta is not a known key; did you mean method.select.theta",
+        ),
+        ({"theta": 0.4}, "theta is not a known key; did you mean method.select.theta"),
+        ({"method": {"theta": 1}}, "method.theta is not a known key; did you mean method.select.theta"),
+        (
+            {"method": {"select": {"rule": "fdr", "theta": 1}}},
+            "method.select.theta is not a known key; it belongs to another kind of method.select",
+        ),
         ({"data": {**BASE["data"], "columns": {"qestion": "q"}}}, "did you mean data.columns.question"),
         (
             {"method": {"collaborators": [{"demonstrations": 1}, {"demonstration": 3}]}},
@@ -65,7 +73,7 @@ def test_parse_unknown_key_without_a_near_one_lists_the_keys() -> None:
         ({"task": {"name": "x", "kind": "labels"}}, "run.yaml: task.instruction is missing."),
         (
             {"task": {"name": "x", "kind": "lables", "instruction": "a"}},
-            "run.yaml: task.kind should be 'labels', 'choice' or 'number', not 'lables'.",
+            "run.yaml: task.kind should be 'labels', 'choice', 'number', 'span' or 'free', not 'lables'.",
         ),
         ({"speed": {"part_rows": "many"}}, "run.yaml: speed.part_rows should be a whole number or 'auto', not 'many'."),
         ({"train": {"target_modules": ["q", 3]}}, "train.target_modules.1 should be text, not 3 (put it in quotes)."),
@@ -76,6 +84,13 @@ def test_parse_unknown_key_without_a_near_one_lists_the_keys() -> None:
         ({"method": {"collaborators": []}}, "method.collaborators should have at least one entry, but is empty."),
         ({"data": {"labeled": 3, "unlabeled": "u"}}, "data.labeled: a path, or a mapping with a path, was expected"),
         ({"data": {"unlabeled": "u"}}, "run.yaml: data.labeled is missing."),
+        ({"method": {"select": 3}}, "method.select should be a mapping of keys to values, not 3."),
+        ({"method": {"select": {"theta": 2}}}, "method.select.theta should be less than or equal to 1, not 2."),
+        (
+            {"method": {"select": {"rule": "bound"}}},
+            "run.yaml: method.select.rule should be 'percentile', 'precision_bound' or 'fdr', not 'bound'.",
+        ),
+        ({"method": {"rounds": 0}}, "method.rounds.num should be greater than or equal to 1, not 0."),
     ],
 )
 def test_parse_wrong_value_says_what_the_key_takes(changes: dict[str, Any], told: str) -> None:
@@ -129,18 +144,21 @@ def test_load_override_reaches_into_a_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("method.theta", "key.sub=value"),
+        ("method.select.theta", "key.sub=value"),
         ("=3", "key.sub=value"),
-        ("method.theta=[", "not valid YAML"),
-        ("method.theta.x=3", "-o method.theta.x"),
+        ("method.select.theta=[", "not valid YAML"),
+        ("method.select.theta.x=3", "-o method.select.theta.x"),
         ("name.sub=3", "name holds a plain value"),
         ("method.collaborators.7.name=x", "-o method.collaborators.7.name"),
-        ("method.thetaa=.4", "-o method.thetaa: method.thetaa is not a known key; did you mean method.theta"),
+        (
+            "method.select.thetaa=.4",
+            "-o method.select.thetaa: method.select.thetaa is not a known key; did you mean method.select.theta",
+        ),
     ],
 )
 def test_load_bad_override_is_named(tmp_path: Path, override: str, told: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        configfile.load(written(tmp_path, method={"theta": 0.3, "collaborators": [{}]}), [override])
+        configfile.load(written(tmp_path, method={"select": {"theta": 0.3}, "collaborators": [{}]}), [override])
 
     assert told in str(raised.value)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import write_config
 
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import ConfigError, DriftError, RunStopped
@@ -23,6 +22,7 @@ from semievol_ray.study import run_study, seconds_left
 from semievol_ray.studycell import Cell
 from semievol_ray.studyfile import Variant
 from semievol_ray.variants import Making
+from tests.conftest import write_config
 
 QUIET = Progress(quiet=True)
 GUARDED = {"name": "guarded", "overrides": {"guard.min_accepted": 1000}, "compare": []}

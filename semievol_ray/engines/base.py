@@ -74,7 +74,8 @@ class EngineSpec:
     """One engine group: a set of resident weights, as plain values that travel to any node.
 
     `merged` is an adapter folder baked into the weights; `adapters` maps names to folders served dynamically.
-    `numerics` and `speed` are engine arguments under vLLM's names; `answer_format` serves the scripted engine only.
+    `numerics` and `speed` are engine arguments under vLLM's names; `answer_format` serves the scripted engine only;
+    `core` says where vLLM's core runs.
     Of kind openai, `endpoint` says where the model is served and `model` under which name; the weights are elsewhere.
     """
 
@@ -93,6 +94,7 @@ class EngineSpec:
     numerics: Mapping[str, Any] = field(default_factory=dict)
     speed: Mapping[str, Any] = field(default_factory=dict)
     endpoint: EndpointConfig | None = None
+    core: Literal["auto", "process", "thread"] = "auto"
 
 
 class Tokenizer(Protocol):

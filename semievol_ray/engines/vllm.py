@@ -87,7 +87,7 @@ def _engine(spec: EngineSpec, arguments: dict[str, Any]) -> Any:
     except ImportError as error:
         extra = "cuda" if spec.on_gpu else "cpu"
         raise MissingExtraError(f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'") from error
-    if arguments.get("distributed_executor_backend") == "uni":
+    if _in_thread(spec):
         arguments = {k: v for k, v in arguments.items() if k != "enable_log_requests"}
         return InProcessEngine(arguments)
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
@@ -128,6 +128,10 @@ def _set_environment(spec: EngineSpec) -> None:
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+def _in_thread(spec: EngineSpec) -> bool:
+    return _num_parallel(spec) == 1 and (spec.core == "thread" or (spec.core == "auto" and not spec.on_gpu))
 
 
 def _num_parallel(spec: EngineSpec) -> int:

@@ -15,6 +15,7 @@ from semievol_ray.reporting.charts import Estimate
 from semievol_ray.reporting.facts import Facts
 from semievol_ray.reporting.page import Section
 
+_HEADER = ("model", "accuracy", "95% interval", "rows", "unreadable")
 _NO_TEST = "No test split is configured (data.test), so no accuracy is known."
 _NOT_YET = "No model has been evaluated on the test split yet. Running the same command again goes on from here."
 
@@ -44,10 +45,12 @@ def section(facts: Facts) -> Section:
         "accuracy-chart", "Accuracy on the test split, with 95% intervals", estimates, before.value if before else None
     )
     rows = [_row(model, facts.metrics(step) or {}) for model, step in facts.evaluated().items()]
-    numbers = page.table("Test split", ("model", "accuracy", "95% interval", "rows", "unreadable"), rows)
+    numbers = page.table("Test split", _HEADER, rows)
     gain = facts.summary.gain
     told = _gain_note(gain) if gain else page.absent(_no_gain(found))
-    return Section("accuracy", "Accuracy", page.joined([page.figure(chart, _CAPTION), numbers, told]))
+    return Section(
+        "accuracy", "Accuracy", page.joined([page.figure(chart, _CAPTION), numbers, told, _validation(facts)])
+    )
 
 
 _SUBJECT = {summary.UNTOUCHED: "The untouched model", summary.LABELS_ONLY: "The model tuned on labels only"}
@@ -55,6 +58,13 @@ _CAPTION = (
     "Greedy answers without demonstrations. A dot is the accuracy, its line the 95% bootstrap interval; the dotted "
     "line is labels only."
 )
+
+
+def _validation(facts: Facts) -> Markup:
+    """Accuracies on the validation fold, which stop the rounds and choose among them."""
+    names = sorted(name for name in facts.steps if name.startswith("rounds/") and name.endswith("/validation"))
+    rows = [_row(f"after round {int(name.split('/')[1])}", m) for name in names if (m := facts.metrics(name))]
+    return page.table("Validation fold, which stops the rounds", _HEADER, rows) if rows else Markup("")
 
 
 def _accuracies(facts: Facts) -> dict[str, Interval]:
@@ -72,9 +82,9 @@ def _percent(share: float) -> str:
 
 
 def _gain(gain: Interval) -> Markup:
-    points, low, high = (100 * value for value in (gain.value, gain.low, gain.high))
-    unsure = ", which includes 0" if low <= 0 <= high else ""
-    return Markup("<b>{:+.1f} points</b> (95% interval {:+.1f} to {:+.1f}{})").format(points, low, high, unsure)
+    points, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (gain.value, gain.low, gain.high))
+    unsure = ", which includes 0" if gain.low <= 0 <= gain.high else ""
+    return Markup("<b>{} points</b> (95% interval {} to {}{})").format(points, low, high, unsure)
 
 
 def _gain_note(gain: Interval) -> Markup:

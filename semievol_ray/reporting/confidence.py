@@ -55,7 +55,8 @@ def _histogram(found: Round, audit: Mapping[str, Any]) -> Markup:
     )
     legend = page.legend([("accepted", "accepted"), ("uncertain", "not accepted")])
     without = audit["num_rows"] - audit["num_confident"]
-    caption = "Rows by H on a logarithmic scale; the first column on the left holds everything below 10⁻⁶."
+    caption = "Rows by H on a logarithmic scale."
+    caption += " The first column on the left holds everything below 10⁻⁶." if rows[0] else ""
     caption += f" {tables.count(without)} rows have no H: unreadable, failed or cut off." if without else ""
     return page.figure(chart, caption, legend)
 

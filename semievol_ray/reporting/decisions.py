@@ -46,7 +46,20 @@ def _pool(facts: Facts) -> Markup:
     read, repeats, above = (tables.count(found.get(key)) for key in ("read", "duplicates", "in_higher_split"))
     return page.paragraph(
         f"Of {read} rows in the file of unlabeled rows, {repeats} repeat another one and {above} stand in a labeled, "
-        f"held-out or test split; the pool holds {tables.count(committed['num_rows'])}."
+        f"held-out or test split; the pool holds {tables.count(committed['num_rows'])}.{_near_duplicates(facts)}"
+    )
+
+
+def _near_duplicates(facts: Facts) -> str:
+    """How many rows are almost the same as another one, and what the run did about it."""
+    found = facts.metrics("data/near_duplicates")
+    if not found:
+        return ""
+    action = ((facts.config.get("data") or {}).get("near_duplicates") or {}).get("action")
+    lost = ", ".join(f"{tables.count(num)} of {split}" for split, num in found["lost"].items() if num)
+    fate = "they were dropped" if action == "drop" else "they were kept (data.near_duplicates.action)"
+    return (
+        f" Near duplicates of a row in the same or a higher split: {lost}; {fate}." if lost else " No near duplicates."
     )
 
 

@@ -59,7 +59,7 @@ class Facts:
         final = (self.manifest.get("final") or {}).get("round", numbers[-1] if numbers else None)
         named = {summary.UNTOUCHED: "base/evaluate", summary.LABELS_ONLY: "rounds/0000/evaluate"}
         named |= {f"after round {n}": _evaluation(n) for n in numbers if n != final}
-        named |= {summary.SEMIEVOL: _evaluation(final)} if final else {}
+        named |= {summary.SEMIEVOL: _evaluation(final)} if final is not None else {}
         return {model: name for model, name in named.items() if self.metrics(name) is not None}
 
 

@@ -29,10 +29,10 @@ def share_axis(low: float, high: float, most_ticks: int = 6) -> Axis:
     low, high = max(0.0, low), min(1.0, high)
     for step in (1, 2, 5, 10, 20, 25):
         first, last = math.floor(100 * low / step), math.ceil(100 * high / step)
-        last = max(last, first + 1)
+        first, last = (first, max(last, first + 1)) if first * step < 100 else (first - 1, first)
         if last - first < most_ticks:
             break
-    ticks = tuple((i * step / 100, f"{i * step}%") for i in range(first, last + 1) if i * step <= 100)
+    ticks = tuple((i * step / 100, f"{i * step}%") for i in range(first, last + 1))
     return Axis(ticks[0][0], ticks[-1][0], ticks)
 
 

@@ -36,9 +36,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Warm:
-    """The fine-tuned adapters of a round: the student's, and those of other bases by model name."""
+    """The fine-tuned adapters of a round: the student's, and those of other bases by model name.
 
-    student: Adapter
+    `student` is None where M_base stands in for M_warm.
+    """
+
+    student: Adapter | None
     others: Mapping[str, Adapter] = field(default_factory=dict)
 
 
@@ -128,7 +131,7 @@ def _collaborator_settings(c: CollaboratorConfig) -> dict[str, Any]:
     return c.model_dump(mode="json", exclude={"name", "endpoint"}, exclude_none=True)
 
 
-def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adapter) -> Wanted:
+def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adapter | None) -> Wanted:
     method = context.config.method
     settings = {
         "task": context.task.settings(),
@@ -136,7 +139,8 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
         "confidence": method.confidence,
         "numerics": context.numerics_settings(),
     }
-    inputs = {"unlabeled": fold.pool.digest(), "model": context.model().digest, "adapter": warm.digest}
+    inputs = {"unlabeled": fold.pool.digest(), "model": context.model().digest}
+    inputs |= {"adapter": warm.digest} if warm else {}
     inputs |= {f"drafts/{d.name.rsplit('/', 1)[1]}": _fingerprint(d) for d in drafts}
     inputs |= {"embedder": context.model(method.embedder).digest} if context.task.needs_vectors else {}
     step = context.step(
@@ -148,7 +152,8 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
     )
     sampling = Sampling(0.0, method.justify.max_tokens or context.task.max_tokens)
     embedder = context.model(method.embedder).path if context.task.needs_vectors else None
-    job = JustifyJob(step, fold.pool, drafts, sampling, warm.name, method.confidence, method.justify.when, embedder)
+    name = warm.name if warm else None
+    job = JustifyJob(step, fold.pool, drafts, sampling, name, method.confidence, method.justify.when, embedder)
     return Wanted(job, context.model().name, warm)
 
 

@@ -136,5 +136,6 @@ def _quiet(log_path: str) -> None:
         logger = logging.getLogger(name)
         for old in list(logger.handlers):
             logger.removeHandler(old)
+            old.close()
         logger.propagate = False
         logger.addHandler(handler)

@@ -101,6 +101,7 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
         else _engine_numerics(config.numerics.quantization, config.numerics.engine_kwargs),
         speed={} if first.endpoint else config.speed.engine_kwargs,
         endpoint=first.endpoint,
+        core=config.speed.engine_core,
     )
     who = "endpoint" if first.endpoint else "warm" if adapters else "base"
     other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"

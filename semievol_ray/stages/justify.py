@@ -35,7 +35,7 @@ class JustifyJob:
     pool: Step
     drafts: tuple[Step, ...]
     sampling: Sampling
-    adapter: str
+    adapter: str | None
     confidence: Confidence
     when: Literal["always", "split", "never"] = "always"
     embedder_path: str | None = None

@@ -66,7 +66,7 @@ def served(
     spec = EngineSpec(
         kind="vllm", model="smollm2", model_path=smollm2, merged=None,
         adapters={"evolved": str(finished[0] / "rounds/0001/train/adapter")}, dtype="float32", max_model_len=512,
-        max_lora_rank=16, seed=0, num_threads=2, on_gpu=False, answer_format=TASK.format,
+        max_lora_rank=16, seed=0, num_threads=2, on_gpu=False, answer_format=TASK.format, core="process",
     )  # fmt: skip
     sampling = Sampling(0.0, TASK.max_tokens)
 
