@@ -133,7 +133,7 @@ def _add_study(verbs: "_Verbs") -> None:
     about = "run variants of a configuration over seeds, or what is left of them, and print their table"
     parser = verbs.add_parser("study", help=about, description=about.capitalize() + ".")
     parser.add_argument("study", metavar="STUDY", help="the study's YAML file")
-    parser.add_argument("--runs", metavar="DIR", help="folder of its runs and tables (default: studies/<name>)")
+    parser.add_argument("--runs", metavar="DIR", help="folder of its runs and tables (default: runs/<name>)")
     parser.add_argument("--seeds", metavar="0,1,2", help="do these seeds of the study only")
     parser.set_defaults(verb=_study)
 

@@ -32,9 +32,12 @@ class Found:
 
 def explain(root: str, prefix: str) -> str:
     """The story of the one row whose id begins with `prefix`. Raises UserError when there is none, or several."""
-    manifest = read_manifest(root)
-    task = parse(manifest["config"], f"{root}/manifest.json").resolve_task()
-    found = find_row(root, prefix)
+    task = parse(read_manifest(root)["config"], f"{root}/manifest.json").resolve_task()
+    return explain_found(root, find_row(root, prefix), task)
+
+
+def explain_found(root: str, found: Found, task: Task) -> str:
+    """The story of a row whose part is known; only its own part of each step is read."""
     gold = _row(root, "data/gold", found, schema.GOLD)
     sections = [_question(root, found, gold, task)]
     for number in storage.names(f"{root}/rounds"):

@@ -1,10 +1,13 @@
 """Fixtures of many tests: a small labels task in files, and one whole scripted run of it, made once a session."""
 
+import asyncio
 import csv
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -81,3 +84,41 @@ def scripted_run(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
 def copied_run(scripted_run: ScriptedRun, tmp_path: Path) -> Path:
     """A copy of the finished run, to change at will."""
     return Path(shutil.copytree(scripted_run.root, tmp_path / "copied"))
+
+
+@pytest.fixture
+def mapped_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are mapped in this process instead of in Ray Data tasks, the last one first."""
+
+    def map_parts(function: Callable[..., Any], parts: Sequence[str], **constants: Any) -> Iterator[Any]:
+        return (function({"part": part}, **constants) for part in reversed(parts))
+
+    for module in ("audit", "cuts", "minhash", "near_duplicates", "oracle", "pools", "retrieve", "select", "train"):
+        monkeypatch.setattr(f"semievol_ray.stages.{module}.map_parts", map_parts)
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch, mapped_here: None) -> None:  # noqa: ARG001
+    """Whole runs of the scripted engine in this process: what actors do is done here, part by part."""
+    from semievol_ray.placement import Node, Resources
+    from semievol_ray.stages.context import Context
+    from semievol_ray.stages.session import EngineWorker, PartReport, Session, missing
+
+    def run_session(session: Session, _: object, on_report: Callable[[PartReport], None], __: object) -> None:
+        if work := missing(session):
+            engine = EngineWorker(session)
+            for name, jobs in work.items():
+                done = asyncio.run(engine({"part": [name.rsplit("/", 1)[1]], "jobs": [jobs]}))
+                for report in done["reports"][0]:
+                    on_report(PartReport(**report))
+
+    def in_actor(worker: Any, argument: Any, parts: Sequence[str], on_part: Callable[[int], None]) -> None:
+        made = worker(argument)
+        for part in parts:
+            on_part(made({"part": [part]})["num_rows"][0])
+
+    here = SimpleNamespace(get_actor_id=lambda: "actor", get_node_id=lambda: "node")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: here)
+    monkeypatch.setattr("semievol_ray.stages.groups.run_session", run_session)
+    monkeypatch.setattr("semievol_ray.stages.retrieve._in_actor", in_actor)
+    monkeypatch.setattr(Context, "resources", Resources((Node(2, 0),)))

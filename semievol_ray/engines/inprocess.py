@@ -5,11 +5,13 @@ Invariant: only that thread touches the engine; callers wait for futures of thei
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
+
+from semievol_ray.errors import EngineDiedError
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,14 @@ class _Arrived:
 
 
 class InProcessEngine:
-    """Answers as AsyncLLM does, of which it has `generate` and `shutdown`.
+    """Answers as AsyncLLM does, of which it has `generate` and `shutdown`; `make` gives vLLM's LLMEngine.
 
     An engine core in a process of its own keeps a GPU busy while Python renders; on a CPU it costs a second import of
     everything (9 of 27 s a start, measured on 2 cores) and two processes that fight for the same cores.
     """
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, arguments: Mapping[str, Any], make: Callable[[dict[str, Any]], Any] | None = None) -> None:
+        self._make = make or _engine
         self._arrived: SimpleQueue[_Arrived | None] = SimpleQueue()
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(dict(arguments), started), name="vllm", daemon=True)
@@ -37,7 +40,7 @@ class InProcessEngine:
         started.result()
 
     async def generate(self, prompt: Any, params: Any, request_id: str, lora_request: Any = None) -> AsyncIterator[Any]:
-        """The one, final output. Raises EngineDeadError when a step of the engine failed."""
+        """The one, final output. Raises EngineDiedError when a step of the engine failed."""
         loop = asyncio.get_running_loop()
         answer = loop.create_future()
         self._arrived.put(_Arrived(request_id, prompt, params, lora_request, loop, answer))
@@ -50,7 +53,7 @@ class InProcessEngine:
 
     def _run(self, arguments: dict[str, Any], started: Future[None]) -> None:
         try:
-            engine = _engine(arguments)
+            engine = self._make(arguments)
         except BaseException as error:
             started.set_exception(error)
             return
@@ -82,9 +85,7 @@ class InProcessEngine:
 
     def _die(self, error: Exception, waiting: Mapping[str, _Arrived]) -> None:
         """Tell every caller, and those still to come, that the engine is gone."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        dead = EngineDeadError(str(error))
+        dead = EngineDiedError(f"the vLLM engine died: {error}")
         dead.__cause__ = error
         for item in waiting.values():
             _answer(item, None, dead)

@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from semievol_ray import explain, schema, storage, tables
+from semievol_ray import schema, tables
 from semievol_ray.configfile import parse
 from semievol_ray.core.identity import sample_key
 from semievol_ray.core.selection import Decision
 from semievol_ray.errors import UserError
-from semievol_ray.explain import Found
+from semievol_ray.explain import Found, explain_found
 from semievol_ray.reporting import page
 from semievol_ray.reporting.facts import Facts
 from semievol_ray.reporting.page import Section
@@ -64,7 +64,7 @@ def _draw(step: Step, parts: Sequence[str], facts: Facts) -> dict[str, list[tupl
 def _group(facts: Facts, decision: str, rows: Sequence[tuple[Found, Row]]) -> Markup:
     name = decision.replace("_", " ")
     if not rows:
-        total = next(d["rows"] for d in facts.rounds[-1].metrics["decisions"] if d["decision"] == decision)
+        total = sum(d["rows"] for d in facts.rounds[-1].metrics["decisions"] if d["decision"] == decision)
         told = f"None in the parts that were read; the round has {tables.count(total)}." if total else "No row."
         return page.joined([page.heading(name.capitalize()), page.absent(told)])
     return page.joined([page.heading(name.capitalize()), *(_sample(facts, found, row) for found, row in rows)])
@@ -89,12 +89,8 @@ def _sample(facts: Facts, found: Found, row: Row) -> Markup:
 
 def _story(facts: Facts, found: Found) -> str:
     """What `explain` tells of a row whose part is known, so that no other part has to be searched for its id."""
-    root = facts.root
-    task = parse(dict(facts.config), f"{root}/manifest.json").resolve_task()
-    gold = explain._row(root, "data/gold", found, schema.GOLD)
-    numbers = [number for number in storage.names(f"{root}/rounds") if number != "0000"]
-    rounds = [piece for n in numbers for piece in explain._round(root, f"rounds/{n}", found, gold, task)]
-    return "\n\n".join([explain._question(root, found, gold, task), *rounds])
+    task = parse(dict(facts.config), f"{facts.root}/manifest.json").resolve_task()
+    return explain_found(facts.root, found, task)
 
 
 def _shortened(text: str, longest: int = 60) -> str:

@@ -153,17 +153,6 @@ def shown(step_of: Callable[..., Step], labeled: Step) -> Step:
 
 
 @pytest.fixture
-def mapped_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts are mapped in this process instead of in Ray Data tasks, the last one first."""
-
-    def map_parts(function: Callable[..., Row], parts: Sequence[str], **constants: Any) -> Iterator[Row]:
-        return (function({"part": part}, **constants) for part in reversed(parts))
-
-    for module in ("audit", "cuts", "minhash", "near_duplicates", "pools", "retrieve", "select", "train"):
-        monkeypatch.setattr(f"semievol_ray.stages.{module}.map_parts", map_parts)
-
-
-@pytest.fixture
 def asking() -> Callable[..., tuple[FakeEngine, Asker]]:
     """asking(reply, max_model_len=..., endpoint=...) -> a fake engine and the asker in front of it."""
 
