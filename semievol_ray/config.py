@@ -123,10 +123,10 @@ SPEED_KWARGS = frozenset(
         "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size",
         "swap_space", "cpu_offload_gb", "tensor_parallel_size", "pipeline_parallel_size", "enable_prefix_caching",
         "enforce_eager", "compilation_config", "async_scheduling", "distributed_executor_backend", "load_format",
-        "max_loras", "enable_chunked_prefill",
+        "max_loras", "enable_chunked_prefill", "seconds_per_request",
     )
 )  # fmt: skip
-"""vLLM arguments that may stand under `speed.engine_kwargs`; all others change outputs and belong to numerics."""
+"""vLLM arguments, and one of the scripted engine, that may stand under `speed.engine_kwargs`; others change outputs."""
 
 
 class SpeedConfig(Part):

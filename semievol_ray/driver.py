@@ -83,6 +83,8 @@ def evolve(context: Context) -> Finished:
     done = [warm_up(context, data)]
     others = warm_others(context, done[0].examples)
     for number in range(1, context.config.method.rounds.num + 1):
+        if is_used_up(context, number, data, done[-1]):
+            break
         try:
             done.append(one_round(context, number, data, done, others))
         except NothingAcceptedError:
@@ -143,6 +145,15 @@ def evolved(
     examples = examples_of(context, folder, Learned(data.labeled, people, kept))
     adapter = fine_tuned(context, folder, examples)
     return Evolved(number, adapter, examples, kept, (*last.selections, selection))
+
+
+def is_used_up(context: Context, number: int, data: Data, last: Evolved) -> bool:
+    """Whether earlier rounds accepted, or people labeled, every row of the pool."""
+    pool = round_pool(context, number, data, [s.pool for s in last.selections])
+    if (pool.committed() or {})["num_rows"]:
+        return False
+    context.progress.say(f"round {number}: no row of the pool is left to answer; stopping here")
+    return True
 
 
 def has_stalled(context: Context, data: Data, done: Sequence[Evolved]) -> bool:

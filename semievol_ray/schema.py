@@ -16,10 +16,7 @@ UNLABELED = pa.schema([*_QUESTION, ("num_copies", pa.int32())])
 """Pool rows. `num_copies` counts the equal rows of the input that this one stands for."""
 
 GOLD = pa.schema([("id", _text), ("answer", _text)])
-"""Gold answers of unlabeled rows where the file has them, else null; only evaluation and explain open it."""
-
-DEV_GOLD = pa.schema([("id", _text), ("answer", _text), ("slice", pa.int32())])
-"""Gold answers of the dev fold, and the round (from 1) whose threshold each row alone may set."""
+"""Gold answers of unlabeled rows where the file has them, else null, and of the dev fold; no prompt is made from it."""
 
 EMBEDDINGS = pa.schema([("id", _text), ("embedding", pa.list_(pa.float32()))])
 """Unit vectors of the questions of a pool; made only where later rounds retrieve anew."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,17 @@ def config_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def scripted_run(tmp_path_factory: pytest.TempPathFactory) -> ScriptedRun:
+def small_ray() -> Iterator[None]:
+    """One small cluster for every run in this process."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def scripted_run(tmp_path_factory: pytest.TempPathFactory, small_ray: None) -> ScriptedRun:  # noqa: ARG001
     """A finished run with one question too long for the engine. It is shared: copy it before changing anything."""
     from semievol_ray import configfile, driver
     from semievol_ray.progress import Progress
@@ -86,19 +97,17 @@ def copied_run(scripted_run: ScriptedRun, tmp_path: Path) -> Path:
     return Path(shutil.copytree(scripted_run.root, tmp_path / "copied"))
 
 
-@pytest.fixture
-def mapped_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def map_here(patch: pytest.MonkeyPatch) -> None:
     """Parts are mapped in this process instead of in Ray Data tasks, the last one first."""
 
     def map_parts(function: Callable[..., Any], parts: Sequence[str], **constants: Any) -> Iterator[Any]:
         return (function({"part": part}, **constants) for part in reversed(parts))
 
     for module in ("audit", "cuts", "minhash", "near_duplicates", "oracle", "pools", "retrieve", "select", "train"):
-        monkeypatch.setattr(f"semievol_ray.stages.{module}.map_parts", map_parts)
+        patch.setattr(f"semievol_ray.stages.{module}.map_parts", map_parts)
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch, mapped_here: None) -> None:  # noqa: ARG001
+def run_here(patch: pytest.MonkeyPatch) -> None:
     """Whole runs of the scripted engine in this process: what actors do is done here, part by part."""
     from semievol_ray.placement import Node, Resources
     from semievol_ray.stages.context import Context
@@ -117,8 +126,21 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, mapped_here: None) -> None:  # 
         for part in parts:
             on_part(made({"part": [part]})["num_rows"][0])
 
+    map_here(patch)
     here = SimpleNamespace(get_actor_id=lambda: "actor", get_node_id=lambda: "node")
-    monkeypatch.setattr("ray.get_runtime_context", lambda: here)
-    monkeypatch.setattr("semievol_ray.stages.groups.run_session", run_session)
-    monkeypatch.setattr("semievol_ray.stages.retrieve._in_actor", in_actor)
-    monkeypatch.setattr(Context, "resources", Resources((Node(2, 0),)))
+    patch.setattr("ray.get_runtime_context", lambda: here)
+    patch.setattr("semievol_ray.stages.groups.run_session", run_session)
+    patch.setattr("semievol_ray.stages.retrieve._in_actor", in_actor)
+    patch.setattr(Context, "resources", Resources((Node(2, 0),)))
+
+
+@pytest.fixture
+def mapped_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `map_here`."""
+    map_here(monkeypatch)
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `run_here`."""
+    run_here(monkeypatch)

@@ -30,7 +30,7 @@ def run_tree(folder: Path, **num_rows: int) -> dict[str, Any]:
     return {
         "name": "small",
         "task": "wordnet",
-        "data": {name: str(folder / f"{name}.csv") for name in num_rows},
+        "data": {"near_duplicates": {"action": "off"}, **{name: str(folder / f"{name}.csv") for name in num_rows}},
         "model": "scripted",
         "method": {"embedder": "hash", "collaborators": [{"demonstrations": 1}, {"adapter": "warm"}]},
         "numerics": {"engine": "scripted"},

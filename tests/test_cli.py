@@ -14,7 +14,7 @@ from semievol_ray import __version__, cli, configfile, summary
 from semievol_ray.check import planned_steps
 from semievol_ray.runs import read_events, read_steps
 from semievol_ray.tables import paragraph, seconds, table
-from tests.conftest import ScriptedRun, questions, write_config, write_rows
+from tests.conftest import ScriptedRun, questions, run_here, write_config, write_rows
 
 HEAVY = ("ray", "torch", "vllm", "transformers", "peft", "deepspeed", "faiss", "sentence_transformers")
 LIGHT_TOO = ("numpy", "pyarrow", "pydantic", "yaml", "rich")
@@ -156,16 +156,21 @@ def test_evaluate_prints_the_stored_evaluation(scripted_run: ScriptedRun, capsys
     assert [line.split()[0] for line in printed.splitlines()[-3:]] == ["animal", "artifact", "plant"]
 
 
-def test_evaluate_file_is_done_once_and_stored_under_its_digest(copied_run: Path, tmp_path: Path) -> None:
+def test_evaluate_file_is_done_once_and_stored_under_its_digest(
+    copied_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "more.csv"
     write_rows(data, questions(20, "other"), answers=True)
 
-    first = semievol("evaluate", str(copied_run), "--data", str(data))
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        assert cli.main(["evaluate", str(copied_run), "--data", str(data)]) == 0
+    first = capsys.readouterr().out
     second = semievol("evaluate", str(copied_run), "--data", str(data))
 
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert "rows: 20 " in first.stdout
-    assert second.stdout == first.stdout
+    assert second.returncode == 0, second.stderr
+    assert "rows: 20 " in first
+    assert second.stdout == first
     assert "starting Ray" not in second.stderr
     assert len(list((copied_run / "evaluations").glob("????????/data/step.json"))) == 1
 
@@ -191,8 +196,9 @@ def test_evaluate_with_other_base_weights_is_refused(
 
 
 def test_interrupt_in_the_middle_of_a_run_ends_with_one_line_and_130(tmp_path: Path) -> None:
-    slow = {"engine": "scripted", "max_model_len": 1024, "engine_kwargs": {"seconds_per_request": 5}}
-    config, root = write_config(tmp_path, numerics=slow), tmp_path / "run"
+    slow, few = {"engine_kwargs": {"seconds_per_request": 600}}, {"collaborators": [{}]}
+    data = {"labeled": "labeled.csv", "unlabeled": "unlabeled.csv", "near_duplicates": {"action": "off"}}
+    config, root = write_config(tmp_path, speed=slow, method=few, data=data), tmp_path / "run"
     command = [sys.executable, "-m", "semievol_ray.cli", "run", str(config), "--run", str(root)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not _asked(root):

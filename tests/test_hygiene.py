@@ -16,7 +16,7 @@ from semievol_ray.core.identity import normalise
 from semievol_ray.engines.scripted import HashEmbedder
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Step
-from tests.conftest import KINDS, write_config, write_rows
+from tests.conftest import KINDS, run_here, write_config, write_rows
 
 NUM_LABELED, HELD_OUT = 48, 12
 
@@ -66,7 +66,9 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
     write_rows(folder / "test.csv", test, answers=True)
     write_rows(folder / "unlabeled.csv", [f"{q[:-1]} ]" for q in labeled + test] + labeled[:6] + test[:6], answers=True)
     root = folder / "run"
-    driver.run(configfile.load(str(config)), str(root), Progress(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        driver.run(configfile.load(str(config)), str(root), Progress(quiet=True))
     out = {
         row["id"]: (split, row["question"])
         for split in ("dev", "validation", "test")

@@ -1,9 +1,7 @@
 """Several rounds of a run: what is frozen, what is left, what is held out, and what stops them or goes on."""
 
-import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,7 @@ def rounds(tmp_path_factory: pytest.TempPathFactory, small_ray: None) -> Rounds:
     """On a real Ray; not to be written to."""
     folder = tmp_path_factory.mktemp("rounds")
     tree = run_tree(folder, labeled=24, unlabeled=NUM_POOL, test=12)
-    tree["data"] |= {"dev": NUM_DEV, "validation": NUM_VALIDATION, "near_duplicates": {"action": "off"}}
+    tree["data"] |= {"dev": NUM_DEV, "validation": NUM_VALIDATION}
     tree["method"] |= {
         "rounds": {"num": NUM_ROUNDS, "patience": NUM_ROUNDS},
         "retrieval": {"pool": "labeled+accepted", "accepted_per_label": 2},
@@ -165,8 +163,7 @@ def test_explain_follows_a_row_until_a_round_accepts_it(rounds: Rounds) -> None:
     assert "decision: uncertain" in first
     assert "decision: accepted" in second
     assert "not asked again" in third
-    last = next(i for i, row in _accepted(rounds.root, 3).items() if row)
-    assert explain(str(rounds.root), last).count("decision:") == NUM_ROUNDS
+    assert explain(str(rounds.root), next(iter(_accepted(rounds.root, NUM_ROUNDS)))).count("decision:") == NUM_ROUNDS
 
 
 def test_second_command_of_several_rounds_does_nothing_and_needs_no_ray(
@@ -180,7 +177,7 @@ def test_second_command_of_several_rounds_does_nothing_and_needs_no_ray(
 
 
 def test_other_number_of_rounds_would_cut_the_dev_fold_otherwise_and_is_refused(rounds: Rounds) -> None:
-    with pytest.raises(DriftError, match=r"settings\.rounds: 3 in the run directory, 2 now"):
+    with pytest.raises(DriftError, match=r"settings\.slices: 3 in the run directory, 2 now"):
         do_run(changed(changed(rounds.tree, "method.rounds.num", 2), "method.rounds.patience", 2), rounds.root)
 
 
@@ -188,7 +185,6 @@ def test_other_number_of_rounds_would_cut_the_dev_fold_otherwise_and_is_refused(
 def short(tmp_path: Path, without_ray: None) -> dict[str, Any]:  # noqa: ARG001
     """A run without retrieval or held-out rows, in this process."""
     tree = run_tree(tmp_path, labeled=12, unlabeled=32, test=8)
-    tree["data"]["near_duplicates"] = {"action": "off"}
     tree["method"]["collaborators"] = [{}, {"adapter": "warm"}]
     tree["guard"] = {"min_accepted": 1, "min_answers": 1}
     return tree
@@ -239,6 +235,14 @@ def test_rounds_stop_when_validation_gets_no_better(short: dict[str, Any], tmp_p
     assert status(str(tmp_path / "run")).finished
 
 
+def test_rounds_end_where_no_row_of_the_pool_is_left(short: dict[str, Any], tmp_path: Path) -> None:
+    tree = changed(changed(short, "method.rounds", 3), "method.select", {"theta": 1.0})
+    assert do_run(tree, tmp_path / "run").last_round == 1
+    assert read_manifest(str(tmp_path / "run"))["final"] == {"round": 1, "last_round": 1}
+    assert status(str(tmp_path / "run")).finished
+    assert do_run(tree, tmp_path / "run").last_round == 1
+
+
 def test_person_who_labels_rejected_rows_is_heard_from_the_round_that_knows_them(
     short: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -269,16 +273,4 @@ def test_guard_stops_a_round_before_training_and_a_looser_one_goes_on(
     assert cli.main([*command, "guard.min_accepted=8"]) == 0
     after = stamps_under(tmp_path / "run")
     assert {path: after[path] for path in before} == before
-    assert json.loads((tmp_path / "run/manifest.json").read_text())["final"] == {"round": 2, "last_round": 2}
-
-
-@pytest.fixture(scope="module")
-def small_ray() -> Iterator[None]:
-    """One small cluster."""
-    import logging
-
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
+    assert read_manifest(str(tmp_path / "run"))["final"] == {"round": 2, "last_round": 2}

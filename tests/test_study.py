@@ -1,12 +1,11 @@
 """Whole studies with the scripted engine: what is shared, what is shown, what a second command does, and what fails."""
 
 import csv
-import logging
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from semievol_ray.study import run_study, seconds_left
 from semievol_ray.studycell import Cell
 from semievol_ray.studyfile import Variant
 from semievol_ray.variants import Making
-from tests.conftest import write_config
+from tests.conftest import run_here, write_config
 
 QUIET = Progress(quiet=True)
 GUARDED = {"name": "guarded", "overrides": {"guard.min_accepted": 1000}, "compare": []}
@@ -53,16 +52,6 @@ class _Told(Progress):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    """One small cluster for every study here."""
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
-
-
 def _write_study(folder: Path, **changes: Any) -> Path:
     drafters = [{"adapter": "warm"}, {"demonstrations": 1}]
     method = {"embedder": "hash", "collaborators": drafters}
@@ -77,13 +66,15 @@ def _data() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def made(_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(small_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made:  # noqa: ARG001
     """A study that was interrupted after two cells and then finished. Shared: copy it before changing anything."""
     folder = tmp_path_factory.mktemp("study")
     file, told = _write_study(folder), _Told()
-    with pytest.raises(KeyboardInterrupt):
-        run_study(str(file), str(folder / "runs"), None, _Told(most=2))
-    text = run_study(str(file), str(folder / "runs"), None, told)
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(str(file), str(folder / "runs"), None, _Told(most=2))
+        text = run_study(str(file), str(folder / "runs"), None, told)
     return Made(file, folder / "runs", text, told.lines)
 
 
@@ -236,7 +227,7 @@ def test_changed_base_is_refused_naming_the_variant_and_changes_nothing(copied: 
     assert {p: p.stat().st_mtime_ns for p in copied.folder.rglob("*.parquet")} == before
 
 
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("small_ray")
 def test_study_of_which_nothing_can_run_stops_with_the_reasons(tmp_path: Path) -> None:
     file = _write_study(tmp_path, variants=["vanilla", "sft"], seeds=[0])
     (tmp_path / "labeled.csv").unlink()

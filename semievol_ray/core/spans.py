@@ -57,7 +57,8 @@ def phrase_key(text: str) -> str:
 
     Dashes and slashes part words, and so do marks between digits: "3/4" is not "34". What would leave nothing stays.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().split()
+    visible = "".join(" " if unicodedata.category(c).startswith("C") else c for c in text)
+    folded = unicodedata.normalize("NFKC", visible).casefold().split()
     words = [word for token in folded for piece in _JOINED.split(token) for word in _words(piece)]
     return " ".join([word for word in words if word not in _ARTICLES] or words or folded)
 

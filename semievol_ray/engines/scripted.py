@@ -42,8 +42,9 @@ class ByteTokenizer:
 class ScriptedGenerator:
     """Answers with the bracketed word of the question, `[plant]`, as often as its skill allows, else with a hashed one.
 
-    Skill is 0.4 for a base model, more with demonstrations, and what `finetune` wrote for an adapter. Numerics that a
-    test may set: `seconds_per_request` and `break_every` (every n-th request of an engine kills it).
+    Skill is 0.4 for a base model, more with demonstrations, and what `finetune` wrote for an adapter. A test may set
+    `seconds_per_request` among the speed arguments and `break_every` among the numerics (every n-th request of an
+    engine kills it).
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -53,7 +54,7 @@ class ScriptedGenerator:
         self._adapter_skill = _skill_of(folder) if folder else 0.0
         self._merged = spec.merged is not None
         self._answers = _possible_answers(spec.answer_format)
-        self._seconds = float(spec.numerics.get("seconds_per_request", 0.0))
+        self._seconds = float(spec.speed.get("seconds_per_request", 0.0))
         self._requests_left = float(spec.numerics.get("break_every", "inf"))
 
     async def generate(self, request: Request) -> Completion:

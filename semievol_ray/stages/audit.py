@@ -25,7 +25,7 @@ MOST_CONFUSED = 20
 
 @dataclass(frozen=True)
 class DevSteps:
-    """The dev fold as a round answered it; `gold` has schema.DEV_GOLD, and all three the same parts."""
+    """The dev fold as a round answered it; all three have the same parts."""
 
     justified: Step
     selection: Step
@@ -68,7 +68,7 @@ def audit_round(
     `gold` of the result judges the pool by its own gold answers and `dev` judges the dev fold; either is None without.
     """
     pool = _totals(justified, selection, (gold, schema.GOLD) if gold else None, task)
-    fold = _totals(dev.justified, dev.selection, (dev.gold, schema.DEV_GOLD), task) if dev else None
+    fold = _totals(dev.justified, dev.selection, (dev.gold, schema.GOLD), task) if dev else None
     known, held_out = pool.judged(), fold.judged() if fold else None
     confidences_R = pool.confidences()
     return {

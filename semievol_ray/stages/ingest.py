@@ -96,8 +96,7 @@ def _ingest_labels(cutter: "_Cutter", above: dict[str, Step]) -> dict[str, Step]
     """D_L, and the dev and validation folds cut from it."""
     source, data = cutter.config.data.labeled, cutter.config.data
     held = {name: num for name, num in (("dev", data.dev), ("validation", data.validation)) if num}
-    slices = {"rounds": cutter.config.method.rounds.num} if data.dev else {}
-    settings, inputs = {**cutter.settings(source.sample), **held, **slices}, _inputs(source.path, above)
+    settings, inputs = {**cutter.settings(source.sample), **held}, _inputs(source.path, above)
     settings |= {"seed": cutter.config.seed} if held else {}
     names = ["labeled", *held, *(["dev_gold"] if data.dev else [])]
     done = {name: cutter.done(f"data/{name}", settings, inputs) for name in names}
@@ -118,7 +117,7 @@ def _ingest_labels(cutter: "_Cutter", above: dict[str, Step]) -> dict[str, Step]
         tables["validation"] = ([_labeled(r) for r in folds["validation"]], schema.LABELED)
     if data.dev:
         tables["dev"] = ([_unlabeled(r, 1) for r in folds["dev"]], schema.UNLABELED)
-        tables["dev_gold"] = (_sliced(folds["dev"], cutter.config.method.rounds.num), schema.DEV_GOLD)
+        tables["dev_gold"] = ([{"id": r.id, "answer": r.answer} for r in folds["dev"]], schema.GOLD)
     return {
         name: cutter.commit(f"data/{name}", settings, inputs, table, columns, counts)
         for name, (table, columns) in tables.items()
@@ -138,12 +137,6 @@ def _held_out(rows: Sequence[InputRow], held: dict[str, int], seed: int, path: s
     for row in rows:
         folds[fold_of.get(row.id, "labeled")].append(row)
     return folds
-
-
-def _sliced(rows: Sequence[InputRow], num_slices: int) -> list[dict[str, Any]]:
-    """DEV_GOLD rows in the order given, dealt to the slices 1..num_slices in turn by a hash of their ids."""
-    rank = {row.id: i for i, row in enumerate(sorted(rows, key=lambda row: row.id))}
-    return [{"id": r.id, "answer": r.answer, "slice": rank[r.id] % num_slices + 1} for r in rows]
 
 
 def _ingest_pool(cutter: "_Cutter", above: dict[str, Step]) -> Fold:

@@ -21,7 +21,7 @@ from semievol_ray.runs import Step
 from semievol_ray.tasks import Task
 
 Gold = tuple[Step, pa.Schema]
-"""A step of gold answers, and which of GOLD and DEV_GOLD it holds."""
+"""A step of gold answers, and its schema."""
 
 APART = {"right": True, "wrong": False, "unknown": None}
 """The three kinds of rows whose H is kept apart."""

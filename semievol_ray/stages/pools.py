@@ -32,7 +32,7 @@ def round_pool(context: Context, number: int, data: Data, selections: Sequence[S
     inputs |= {f"annotated-{i:04d}": step.digest() for i, step in enumerate(people)}
     step = context.step(
         f"rounds/{number:04d}/{'dev/' if dev else ''}pool",
-        settings={"slices_before": number} if dev else {},
+        settings={"slices": rounds.num} if dev else {},
         inputs=inputs,
         parts=fold.rows.parts,
     )

@@ -69,9 +69,10 @@ def select_round(
         assert dev is not None
         assert data.dev is not None
         inputs |= {"dev": dev.justified.digest(), "dev_gold": data.dev.gold.digest()}
+    slices = {"slices": method.rounds.num} if dev else {}  # which dev rows judge this round
     step = context.step(
         f"rounds/{number:04d}/select",
-        settings={"select": method.select.model_dump(mode="json", exclude_none=True)},
+        settings={"select": method.select.model_dump(mode="json", exclude_none=True), **slices},
         inputs=inputs,
         parts=answered.pool.parts,
     )
@@ -162,7 +163,7 @@ def _commit(
     fold = None
     if dev and dev_step and data.dev:
         context.run.commit(dev_step, {})
-        metrics |= _dev_metrics(context, data, dev_step)
+        metrics |= _dev_metrics(context, number, data, dev_step)
         fold = DevSteps(dev.justified, dev_step, data.dev.gold)
     metrics["audit"] = audit_round(answered.justified, step, data.pool.gold, data.labeled, fold, context.task)
     context.run.commit(step, metrics)
@@ -186,9 +187,12 @@ def _judged(context: Context, number: int, data: Data, dev: Answered) -> Judged:
     return Judged(np.asarray(confidences, dtype=np.float32), np.asarray(correct, dtype=bool), num_rows)
 
 
-def _dev_metrics(context: Context, data: Data, dev_step: Step) -> dict[str, int]:
-    gold = _dev_gold(data)
-    rows = [row for part in dev_step.parts for row in dev_step.read_part(part, schema.SELECTION).to_pylist()]
+def _dev_metrics(context: Context, number: int, data: Data, dev_step: Step) -> dict[str, int]:
+    """Rows of this round's slice of the dev fold, those it would accept, and how many of these are right."""
+    assert data.dev is not None
+    gold, slices = _dev_gold(data), dev_slices(data.dev.rows, context.config.method.rounds.num)
+    read = (row for part in dev_step.parts for row in dev_step.read_part(part, schema.SELECTION).to_pylist())
+    rows = [row for row in read if slices[row["id"]] == number]
     accepted = [row for row in rows if row["decision"] == Decision.ACCEPTED.value]
     right = [is_right(row["label"], gold[row["id"]], context.task) for row in accepted]
     return {"dev_rows": len(rows), "dev_accepted": len(accepted), "dev_right": sum(r is True for r in right)}
@@ -202,7 +206,7 @@ def _dev_precision(metrics: dict[str, Any]) -> float:
 def _dev_gold(data: Data) -> dict[str, str]:
     assert data.dev is not None
     gold = data.dev.gold
-    tables = (gold.read_part(part, schema.DEV_GOLD) for part in gold.parts)
+    tables = (gold.read_part(part, schema.GOLD) for part in gold.parts)
     return {row["id"]: row["answer"] for table in tables for row in table.to_pylist()}
 
 

@@ -10,7 +10,7 @@ import yaml
 from semievol_ray import configfile
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, read_events
-from semievol_ray.stages.answer import answer, drafts_of
+from semievol_ray.stages.answer import Asked, answer, drafts_of
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.ingest import ingest
 
@@ -51,7 +51,8 @@ def test_two_nodes_two_engines_both_commit_and_never_drain(tmp_path: Path, smoll
         with ExitStack() as closing, Run.open(str(root), {"name": "two-nodes"}) as run:
             context = Context(run, config, Progress(quiet=True), closing)
             data = ingest(run, config, context.task)
-            answer(context, "drafts", drafts_of(context, 1, data, None, None))
+            fold = Asked("rounds/0001", data.pool.rows, data.labeled, None)
+            answer(context, "drafts", drafts_of(context, fold, None))
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -115,7 +115,7 @@ def test_dev_fold_is_judged_apart_from_a_pool_without_gold(
     round_of: Callable[..., tuple[Step, Step, Step]], labeled: Step, task: Task
 ) -> None:
     justified, selection, gold = round_of("r", schema.GOLD, [{**row, "gold": None} for row in ROWS])
-    dev = DevSteps(*round_of("d", schema.DEV_GOLD, ROWS[:3]))
+    dev = DevSteps(*round_of("d", schema.GOLD, ROWS[:3]))
     found = audit_round(justified, selection, gold, labeled, dev, task)
     assert found["gold"] is None
     assert found["dev"]["num_rows"] == 3

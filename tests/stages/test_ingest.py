@@ -3,7 +3,6 @@
 import csv
 import json
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from semievol_ray import configfile, schema
 from semievol_ray.errors import DataError, DriftError
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.ingest import Data, ingest, part_rows
-from semievol_ray.stages.pools import dev_slices
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 ABSENT = "the published splits are not beside the checkout (../shared/data)"
@@ -192,17 +190,9 @@ def test_dev_and_validation_are_cut_from_the_labels_and_leave_them(run: Run, tmp
     assert sorted(q for fold in folds for q in fold) == sorted(q for q, _ in labels)
     assert _questions(data.pool.rows, schema.UNLABELED) == ["x"]  # q3 stands in a higher split, whichever
     rows = question_rows(data.dev.rows, schema.UNLABELED)
-    gold = question_rows(data.dev.gold, schema.DEV_GOLD)
+    gold = question_rows(data.dev.gold, schema.GOLD)
     assert [g["id"] for g in gold] == [r["id"] for r in rows]
     assert {r["question"]: g["answer"] for r, g in zip(rows, gold, strict=True)}.items() <= dict(labels).items()
-    assert Counter(g["slice"] for g in gold) == {1: 5, 2: 4}
-
-
-def test_dev_slices_in_the_gold_table_are_those_that_rounds_go_by(run: Run, tmp_path: Path) -> None:
-    data = _ingest(run, _held(_config(tmp_path, _plants(*[f"q{i}" for i in range(20)]), _plants("x")), dev=9))
-    assert data.dev is not None
-    stored = {g["id"]: g["slice"] for g in question_rows(data.dev.gold, schema.DEV_GOLD)}
-    assert stored == dev_slices(data.dev.rows, 2)
 
 
 def test_held_out_rows_are_the_same_whatever_the_order_of_the_file(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def round_of(step_of: StepOf) -> Rounds:
             step_of(f"{name}/labeled", schema.LABELED, labels),
             Fold(answered.pool, step_of(f"{name}/gold", schema.GOLD, gold)),
             None,
-            Fold(held_out.pool, step_of(f"{name}/dev_gold", schema.DEV_GOLD, dev_gold)),
+            Fold(held_out.pool, step_of(f"{name}/dev_gold", schema.GOLD, dev_gold)),
             None,
         )
         return Round(data, answered, held_out)
@@ -118,9 +118,9 @@ def test_percentile_threshold_takes_no_part_of_dev_which_is_judged_by_it(
     found = select_round(_context(context_of, {"theta": 0.25}), 1, made.data, made.pool, made.dev, None)
     assert found.dev is not None
     assert "dev" not in found.pool.record()["inputs"]
-    accepted = [h for h, _ in _dev() if h <= 0.2]
+    accepted = [h for h, _ in _dev()[::2] if h <= 0.2]  # those of slice 1, which are dealt in turn
     assert {key: _metrics(found.pool)[key] for key in ("dev_rows", "dev_accepted", "dev_right")} == {
-        "dev_rows": 60, "dev_accepted": len(accepted), "dev_right": len(accepted),
+        "dev_rows": 30, "dev_accepted": len(accepted), "dev_right": len(accepted),
     }  # fmt: skip
 
 
