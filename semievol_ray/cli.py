@@ -206,10 +206,10 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _study(arguments: argparse.Namespace) -> None:
-    from semievol_ray import study
+    from semievol_ray.study.run import run_study
 
     seeds = [int(seed) for seed in arguments.seeds.split(",")] if arguments.seeds else None
-    print(study.run_study(arguments.study, arguments.runs, seeds))
+    print(run_study(arguments.study, arguments.runs, seeds))
 
 
 def _folder(arguments: argparse.Namespace) -> str:

@@ -20,7 +20,7 @@ _SPLITS = ("labeled", "unlabeled", "test")
 
 def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The validated configuration of a YAML file with `key.sub=value` overrides laid over it."""
-    tree = anchored(_read(path), Path(path).resolve().parent)
+    tree = anchored(read_mapping(path, "run"), Path(path).resolve().parent)
     laid = [_parse_override(override) for override in overrides]
     for key, value in laid:
         _lay_over(tree, key.split("."), _anchored_value(key, value), key)
@@ -44,11 +44,12 @@ def _origin(key: str, origin: str, overridden: Sequence[str]) -> str:
     return next((f"-o {o}" for o in overridden if key == o or key.startswith(f"{o}.")), origin)
 
 
-def _read(path: str) -> dict[str, Any]:
+def read_mapping(path: str, kind: str) -> dict[str, Any]:
+    """The mapping in a YAML file of a `kind` (a run, a study). Raises ConfigError naming file, line and column."""
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file. Give the path of a run's YAML file.") from None
+        raise ConfigError(f"{path}: there is no such file. Give the path of a {kind}'s YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error}).") from None
     except yaml.YAMLError as error:
@@ -56,7 +57,7 @@ def _read(path: str) -> dict[str, Any]:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a run's configuration is a mapping of keys to values; this file holds none.")
+        raise ConfigError(f"{path}: a {kind}'s configuration is a mapping of keys to values; this file holds none.")
     return tree
 
 

@@ -28,7 +28,7 @@ from semievol_ray.stages.select import Answered
 from semievol_ray.stages.selecting import Selection, check_feasible, select_round
 from semievol_ray.stages.showing import demonstrations_of, shown_of
 from semievol_ray.stages.train import Accepted, Learned
-from semievol_ray.trackers import open_trackers
+from semievol_ray.tracking.trackers import open_trackers
 
 BASE_EVALUATION = "base/evaluate"
 

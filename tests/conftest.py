@@ -4,6 +4,7 @@ import asyncio
 import csv
 import logging
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a suite that was started in the background hands the ignored Ctrl-C on to the commands that it interrupts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KINDS = ("plant", "animal", "artifact")
 TASK = {"name": "kinds", "kind": "labels", "labels": list(KINDS), "instruction": "Say what kind of thing it is."}

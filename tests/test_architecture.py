@@ -25,11 +25,9 @@ FLOORS = [
     ["configerrors"],
     ["methodconfig", "taskconfig"],
     ["config"],
-    ["configfile", "extras", "eventfile", "progress"],
-    ["variants", "studyconfig", "studyfile"],
+    ["configfile", "extras", "progress"],
     ["storage"],
-    ["sinks"],
-    ["trackers"],
+    ["tracking"],
     ["lease"],
     ["steps"],
     ["drift", "sharing"],
@@ -42,7 +40,7 @@ FLOORS = [
     ["check", "status", "summary", "explain", "evaluation", "export", "outcomes"],
     ["reporting"],
     ["report"],
-    ["references", "studyresult", "studytable", "studytext", "studypage", "studycell", "study"],
+    ["study"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}

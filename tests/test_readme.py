@@ -9,7 +9,7 @@ import yaml
 
 from semievol_ray import configfile
 from semievol_ray.config import RunConfig
-from semievol_ray.studyconfig import StudyConfig
+from semievol_ray.study.settings import StudyConfig
 
 TEXT = readme_reference.README.read_text(encoding="utf-8")
 REMEDY = "README.md is behind the code: run `make readme`"

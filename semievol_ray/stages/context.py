@@ -18,7 +18,7 @@ from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.cluster import connected
 from semievol_ray.tasks import Task
-from semievol_ray.trackers import Trackers
+from semievol_ray.tracking.trackers import Trackers
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from semievol_ray.errors import DriftError, NothingAcceptedError, RunInUseError,
 from semievol_ray.progress import Progress
 from semievol_ray.report import PAGE, write_report
 from semievol_ray.stages.cluster import connected
-from semievol_ray.studycell import Cell, cells_of, is_made, last_evaluated, make
-from semievol_ray.studyfile import load
-from semievol_ray.studypage import as_html
-from semievol_ray.studyresult import read_result, step_seconds
-from semievol_ray.studytable import Outcome, StudyTable, tabulate
-from semievol_ray.studytext import as_csv, as_markdown, render
+from semievol_ray.study.cell import Cell, cells_of, is_made, last_evaluated, make
+from semievol_ray.study.file import load
+from semievol_ray.study.page import as_html
+from semievol_ray.study.result import read_result, step_seconds
+from semievol_ray.study.table import Outcome, StudyTable, tabulate
+from semievol_ray.study.text import as_csv, as_markdown, render
 
 
 def run_study(

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from semievol_ray.config import RunConfig
-from semievol_ray.studyfile import Study, Variant
-from semievol_ray.studypage import as_html
-from semievol_ray.studyresult import Result
-from semievol_ray.studytable import NO_HEAD_ROOM, Outcome, Row, StudyTable, tabulate
-from semievol_ray.studytext import as_csv, as_markdown, render
-from semievol_ray.variants import BUILT_IN
+from semievol_ray.study.file import Study, Variant
+from semievol_ray.study.page import as_html
+from semievol_ray.study.result import Result
+from semievol_ray.study.table import NO_HEAD_ROOM, Outcome, Row, StudyTable, tabulate
+from semievol_ray.study.text import as_csv, as_markdown, render
+from semievol_ray.study.variants import BUILT_IN
 
 CONFIG = RunConfig.model_validate(
     {"name": "x", "task": "wordnet", "data": {"labeled": "a", "unlabeled": "b", "test": "c"}, "model": "scripted"}

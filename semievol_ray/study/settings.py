@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from semievol_ray.methodconfig import Fraction, Part
-from semievol_ray.variants import BUILT_IN, SEVEN
+from semievol_ray.study.variants import BUILT_IN, SEVEN
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 

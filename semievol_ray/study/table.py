@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from semievol_ray.core.headroom import head_room, share_closed
 from semievol_ray.core.metrics import Interval, paired_difference
-from semievol_ray.studyfile import Study, Variant
-from semievol_ray.studyresult import Result
-from semievol_ray.variants import Making
+from semievol_ray.study.file import Study, Variant
+from semievol_ray.study.result import Result
+from semievol_ray.study.variants import Making
 
 NO_HEAD_ROOM = "no head-room"
 

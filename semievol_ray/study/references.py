@@ -16,7 +16,7 @@ from semievol_ray.stages.ingest import Data, ingest
 from semievol_ray.stages.learning import examples_of, fine_tuned
 from semievol_ray.stages.oracle import write_gold_labeled
 from semievol_ray.stages.train import Learned
-from semievol_ray.variants import Making
+from semievol_ray.study.variants import Making
 
 MATCHED, ORACLE = "sft_matched", "oracle"
 EVALUATIONS = {

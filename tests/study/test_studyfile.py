@@ -8,8 +8,8 @@ import yaml
 
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import ConfigError
-from semievol_ray.studyfile import Study, load
-from semievol_ray.variants import SEVEN, Making
+from semievol_ray.study.file import Study, load
+from semievol_ray.study.variants import SEVEN, Making
 
 BASE: dict[str, Any] = {
     "name": "base",

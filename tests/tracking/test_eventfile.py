@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from semievol_ray.eventfile import EventFile, framed
+from semievol_ray.tracking.eventfile import EventFile, framed
 
 
 def read_events(path: Path) -> Iterator[Any]:

@@ -17,10 +17,10 @@ from semievol_ray.config import RunConfig
 from semievol_ray.errors import ConfigError, DriftError, RunStopped
 from semievol_ray.progress import Progress
 from semievol_ray.runs import read_events, read_steps
-from semievol_ray.study import run_study, seconds_left
-from semievol_ray.studycell import Cell
-from semievol_ray.studyfile import Variant
-from semievol_ray.variants import Making
+from semievol_ray.study.cell import Cell
+from semievol_ray.study.file import Variant
+from semievol_ray.study.run import run_study, seconds_left
+from semievol_ray.study.variants import Making
 from tests.conftest import run_here, write_config
 
 QUIET = Progress(quiet=True)
@@ -199,7 +199,7 @@ def test_study_says_a_line_a_cell_cheap_ones_first_with_the_time_left(made: Made
 AGAIN = """
 import sys
 from semievol_ray.progress import Progress
-from semievol_ray.study import run_study
+from semievol_ray.study.run import run_study
 print(run_study(sys.argv[1], sys.argv[2], [0], Progress(quiet=True)))
 print("ray" in sys.modules)
 """

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from test_eventfile import read_events, read_scalars
 
-from semievol_ray import trackers
-from semievol_ray.sinks import Point
-from semievol_ray.trackers import metrics, open_trackers
+from semievol_ray.tracking import trackers
+from semievol_ray.tracking.sinks import Point
+from semievol_ray.tracking.trackers import metrics, open_trackers
 
 
 class FakeSink:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from semievol_ray.errors import MissingExtraError, UserError
-from semievol_ray.sinks import Point, Tracked, open_sink, public
+from semievol_ray.tracking.sinks import Point, Tracked, open_sink, public
 
 POINT = Point("train", {"train/loss": 0.5}, 7, 1000.25)
 CONFIG = {

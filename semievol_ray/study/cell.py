@@ -14,10 +14,10 @@ from semievol_ray.config import RunConfig
 from semievol_ray.errors import RunStopped
 from semievol_ray.extras import check_extras
 from semievol_ray.progress import Progress
-from semievol_ray.references import EVALUATIONS, reference
 from semievol_ray.runs import Step, read_manifest, read_steps
-from semievol_ray.studyfile import Study, Variant
-from semievol_ray.variants import Making
+from semievol_ray.study.file import Study, Variant
+from semievol_ray.study.references import EVALUATIONS, reference
+from semievol_ray.study.variants import Making
 
 MATCHES = "semievol"
 """The variant whose last fine-tuning sft_matched takes its number of optimizer steps from."""

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from semievol_ray import configfile
 from semievol_ray.config import RunConfig
 from semievol_ray.configerrors import sentences
 from semievol_ray.errors import ConfigError
-from semievol_ray.studyconfig import StudyConfig, VariantConfig
-from semievol_ray.variants import BUILT_IN, Making, varied
+from semievol_ray.study.settings import StudyConfig, VariantConfig
+from semievol_ray.study.variants import BUILT_IN, Making, varied
 
 _COMPARED = {"semievol": ("sft_matched", "naive", "confidence")}
 
@@ -42,7 +41,7 @@ class Study:
 
 def load(path: str) -> Study:
     """The study in a YAML file; relative paths in it are relative to its folder. Raises ConfigError."""
-    tree = _read(path)
+    tree = configfile.read_mapping(path, "study")
     try:
         config = StudyConfig.model_validate(tree)
     except ValidationError as error:
@@ -109,19 +108,3 @@ def _first(base: RunConfig, num: int, path: str) -> list[dict[str, Any]]:
     if num > len(there):
         raise ConfigError(f"{path}: grid.num_collaborators {num} is more than the {len(there)} of the base.")
     return [c.model_dump(mode="json") for c in there[:num]]
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file. Give the path of a study's YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text ({error}).") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a study is a mapping of keys to values; this file holds none.")
-    return tree

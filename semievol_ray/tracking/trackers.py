@@ -13,7 +13,7 @@ from functools import partial
 from numbers import Real
 from queue import SimpleQueue
 
-from semievol_ray.sinks import Point, Sink, Tracked, open_sink, public
+from semievol_ray.tracking.sinks import Point, Sink, Tracked, open_sink, public
 
 CLOSE_SECONDS = 5.0
 MOST_WAITING, MOST_AT_ONCE = 10_000, 100

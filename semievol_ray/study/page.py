@@ -11,8 +11,8 @@ from markupsafe import Markup
 from semievol_ray import storage
 from semievol_ray.report import PAGE
 from semievol_ray.reporting import page
-from semievol_ray.studytable import Row, StudyTable
-from semievol_ray.studytext import (
+from semievol_ray.study.table import Row, StudyTable
+from semievol_ray.study.text import (
     COST_HEADER,
     LEGEND,
     accuracy_cells,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from semievol_ray import tables
 from semievol_ray.core.metrics import Interval
-from semievol_ray.studytable import Row, StudyTable
+from semievol_ray.study.table import Row, StudyTable
 
 WIDTH = 80
 LEGEND = (

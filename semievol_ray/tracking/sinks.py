@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from semievol_ray import storage
 from semievol_ray.errors import MissingExtraError, UserError
-from semievol_ray.eventfile import EventFile
+from semievol_ray.tracking.eventfile import EventFile
 
 WANDB, MLFLOW = "wandb>=0.31", "mlflow-skinny>=3"
 """What pip installs; wandb since 0.31 says whether one is logged in without asking for it."""
