@@ -4,14 +4,13 @@ Invariant: nothing is read but the configuration and the names of local folders;
 """
 
 from semievol_ray.config import RunConfig
-from semievol_ray.core.answers import Choice, Labels
 from semievol_ray.errors import ConfigError
 
 
 def check_method(config: RunConfig) -> None:
     """Refuse what needs a closed answer set where the task has none. Raises ConfigError naming the key."""
     task = config.resolve_task()
-    if isinstance(task.format, Choice | Labels):
+    if task.is_closed:
         return
     wanted = {
         "method.confidence: answer_posterior": config.method.confidence == "answer_posterior",

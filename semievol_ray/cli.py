@@ -134,7 +134,7 @@ def _add_study(verbs: "_Verbs") -> None:
     parser = verbs.add_parser("study", help=about, description=about.capitalize() + ".")
     parser.add_argument("study", metavar="STUDY", help="the study's YAML file")
     parser.add_argument("--runs", metavar="DIR", help="folder of its runs and tables (default: runs/<name>)")
-    parser.add_argument("--seeds", metavar="0,1,2", help="do these seeds of the study only")
+    parser.add_argument("--seeds", metavar="0,1,2", type=_numbers, help="do these seeds only")
     parser.set_defaults(verb=_study)
 
 
@@ -208,8 +208,14 @@ def _export(arguments: argparse.Namespace) -> None:
 def _study(arguments: argparse.Namespace) -> None:
     from semievol_ray.study.run import run_study
 
-    seeds = [int(seed) for seed in arguments.seeds.split(",")] if arguments.seeds else None
-    print(run_study(arguments.study, arguments.runs, seeds))
+    print(run_study(arguments.study, arguments.runs, arguments.seeds))
+
+
+def _numbers(text: str) -> list[int]:
+    """Whole numbers between commas; argparse tells the user when they are none."""
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 0,1,2")
+    return [int(part) for part in text.split(",")]
 
 
 def _folder(arguments: argparse.Namespace) -> str:

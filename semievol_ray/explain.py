@@ -182,8 +182,9 @@ def _vote(row: Row) -> str:
 
 
 def _justification(row: Row) -> str:
-    if row["label_source"] == "vote":
-        return "justification: none asked for; the vote is kept"
+    if row["text"] is None and row["error"] is None:
+        kept = "the vote is kept" if row["label_source"] == "vote" else "and there is no vote to keep"
+        return f"justification: none asked for; {kept}"
     return "\n".join([f"justification: {_answer(row)}", *_raw(row)])
 
 

@@ -94,6 +94,11 @@ class Task:
         return answers.answers_equal(self.format, a, b)
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the answers come from a set small enough to count: choice or labels."""
+        return isinstance(self.format, Choice | Labels)
+
+    @property
     def needs_vectors(self) -> bool:
         """Whether agreement is by embeddings, so that votes are tallied with `equal_by` in place of `equal`."""
         return isinstance(self.format, Free) and self.format.similarity is not None

@@ -8,7 +8,9 @@ from semievol_ray.core.identity import row_id
 from semievol_ray.core.selection import Decision
 from semievol_ray.errors import UserError
 from semievol_ray.explain import explain, find_row
-from tests.conftest import TOO_LONG, ScriptedRun
+from semievol_ray.report import write_report
+from tests.conftest import TOO_LONG, ScriptedRun, run_here
+from tests.rundirs import do_run, rows_of, run_tree
 
 
 def pool_id(question: str) -> str:
@@ -93,6 +95,21 @@ def test_explain_of_a_run_under_way_says_what_has_not_happened(copied_run: Path)
 
     assert "warm_0: has not answered yet" in told
     assert "decision: none yet" in told
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_explain_and_report_of_a_tie_that_nothing_justified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+    tree = run_tree(tmp_path, labeled=12, unlabeled=48, test=8)
+    tree["guard"] = {"min_accepted": 1, "min_answers": 1}
+    tree["method"] |= {"justify": {"when": "never"}, "confidence": "scored_nll"}
+    do_run(tree, tmp_path / "run")
+    justified = rows_of(tmp_path / "run", "rounds/0001/justify", schema.JUSTIFIED)
+    kept, tied = (next(row["id"] for row in justified if (row["vote"] is None) == tie) for tie in (False, True))
+
+    assert "justification: none asked for; the vote is kept" in flat(explain(str(tmp_path / "run"), kept))
+    assert "justification: none asked for; and there is no vote" in flat(explain(str(tmp_path / "run"), tied))
+    assert "there is no vote to keep" in flat(Path(write_report(str(tmp_path / "run"))).read_text())
 
 
 def test_explain_reads_no_other_part_than_the_rows_own(copied_run: Path) -> None:

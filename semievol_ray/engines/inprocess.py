@@ -1,4 +1,4 @@
-"""vLLM's engine inside this process, stepped by a thread: half the start of one with processes of its own.
+"""vLLM's engine inside this process, stepped by a thread, for CPUs: one start of Python and its imports less.
 
 Invariant: only that thread touches the engine; callers wait for futures of their own event loop.
 """
@@ -28,7 +28,7 @@ class InProcessEngine:
     """Answers as AsyncLLM does, of which it has `generate` and `shutdown`; `make` gives vLLM's LLMEngine.
 
     An engine core in a process of its own keeps a GPU busy while Python renders; on a CPU it costs a second import of
-    everything (9 of 27 s a start, measured on 2 cores) and two processes that fight for the same cores.
+    everything, and two processes that fight for the same cores.
     """
 
     def __init__(self, arguments: Mapping[str, Any], make: Callable[[dict[str, Any]], Any] | None = None) -> None:

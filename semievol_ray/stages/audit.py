@@ -17,7 +17,7 @@ from semievol_ray.core import audit
 from semievol_ray.core.audit import Counts, Floats, Judged
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
-from semievol_ray.stages.judgement import APART, Gold, audit_part, is_closed
+from semievol_ray.stages.judgement import APART, Gold, audit_part
 from semievol_ray.tasks import Task
 
 MOST_CONFUSED = 20
@@ -83,7 +83,7 @@ def audit_round(
         "dev": _worth(fold, held_out) if fold else None,
         "what_if": [asdict(row) for row in audit.what_if(confidences_R, known, held_out)],
         "collaborators": _collaborators(justified, pool),
-        "labels": _labels(labeled, pool) if is_closed(task) else None,
+        "labels": _labels(labeled, pool) if task.is_closed else None,
         "confusion": _confusion(pool.confusion),
     }
 

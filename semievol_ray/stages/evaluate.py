@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from semievol_ray import schema
-from semievol_ray.core.answers import Choice, Labels
 from semievol_ray.core.metrics import bootstrap_interval, class_table, decision_table
 from semievol_ray.runs import Step
 from semievol_ray.tasks import Task
@@ -21,8 +20,7 @@ def accuracy_metrics(predictions: Step, task: Task) -> dict[str, Any]:
     rows = [row for part in predictions.parts for row in predictions.read_part(part, schema.PREDICTIONS).to_pylist()]
     correct = np.array([row["correct"] for row in rows], dtype=bool)
     low, high = bootstrap_interval(correct)
-    closed = isinstance(task.format, Choice | Labels)
-    classes = class_table([row["gold"] for row in rows], [row["answer"] for row in rows]) if closed else []
+    classes = class_table([row["gold"] for row in rows], [row["answer"] for row in rows]) if task.is_closed else []
     return {
         "accuracy": float(correct.mean()),
         "accuracy_low": low,

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from semievol_ray import schema
 from semievol_ray.core import audit
-from semievol_ray.core.answers import Choice, Labels
 from semievol_ray.core.audit import Floats
 from semievol_ray.core.selection import Decision
 from semievol_ray.runs import Step
@@ -43,7 +42,7 @@ def audit_part(item: dict[str, Any], justified: Step, selection: Step, gold: Gol
     """In a Ray Data task: the sums of one part; H as float32 bytes, the counts as JSON."""
     rows = _judgements(item["part"], justified, selection, gold, task)
     kept = [row for row in rows if row.accepted]
-    closed = rows if is_closed(task) else []
+    closed = rows if task.is_closed else []
     counts = {
         "num_rows": len(rows),
         "accepted_bins": audit.bin_counts(_floats(kept)).tolist(),
@@ -90,8 +89,3 @@ def _by_id(table: pa.Table, column: str) -> dict[str, str | None]:
 
 def _floats(rows: Sequence[Judgement]) -> Floats:
     return np.array([row.confidence for row in rows if row.confidence is not None], dtype=np.float32)
-
-
-def is_closed(task: Task) -> bool:
-    """Whether the answers of a task come from a set small enough to count."""
-    return isinstance(task.format, Choice | Labels)

@@ -22,7 +22,6 @@ from semievol_ray.stages.context import Context
 from semievol_ray.stages.cuts import TIES_WARNING_POINTS, Judged, choose_cuts
 from semievol_ray.stages.evaluate import is_right, pseudo_label_metrics
 from semievol_ray.stages.ingest import Data
-from semievol_ray.stages.judgement import is_closed
 from semievol_ray.stages.pools import dev_slices
 from semievol_ray.stages.select import Answered, Cuts, accepted_labels, select
 
@@ -157,7 +156,7 @@ def _commit(
         "num_answered": cuts.num_answered,
         "ties_points": cuts.ties_points,
         "num_accepted": labels.total(),
-        "num_accepted_answers": len(labels) if is_closed(context.task) else None,
+        "num_accepted_answers": len(labels) if context.task.is_closed else None,
     }
     metrics |= pseudo_label_metrics(step, data.pool.gold, context.task)
     fold = None

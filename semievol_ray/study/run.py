@@ -11,12 +11,20 @@ from pathlib import Path
 
 from semievol_ray import __version__, storage, tables
 from semievol_ray.driver import terminated_as_interrupt
-from semievol_ray.errors import DriftError, NothingAcceptedError, RunInUseError, RunStopped, SemievolError, StorageError
+from semievol_ray.errors import (
+    ConfigError,
+    DriftError,
+    NothingAcceptedError,
+    RunInUseError,
+    RunStopped,
+    SemievolError,
+    StorageError,
+)
 from semievol_ray.progress import Progress
 from semievol_ray.report import PAGE, write_report
 from semievol_ray.stages.cluster import connected
 from semievol_ray.study.cell import Cell, cells_of, is_made, last_evaluated, make
-from semievol_ray.study.file import load
+from semievol_ray.study.file import Study, load
 from semievol_ray.study.page import as_html
 from semievol_ray.study.result import read_result, step_seconds
 from semievol_ray.study.table import Outcome, StudyTable, tabulate
@@ -28,13 +36,14 @@ def run_study(
 ) -> str:
     """Do what is left of a study in the folder `runs` (runs/<name>), write study.{csv,md,html} there; the table.
 
-    Raises ConfigError for the file, DriftError when a run there was made with other settings, RunInUseError and
-    StorageError; what else stops a variant becomes its line in the table. RunStopped when no variant could run.
+    seeds: those to do now, all when None. Raises ConfigError for the file or a seed it lacks, DriftError when a run
+    there was made with other settings, RunInUseError and StorageError; what else stops a variant becomes its line in
+    the table. RunStopped when no variant could run.
     """
     study = load(path)
+    listed = _listed(study, path, seeds)
     folder = str(Path(runs or f"runs/{study.name}").absolute())
     storage.make_folder(folder)
-    listed = tuple(seeds or study.seeds)
     cells = list(cells_of(study, listed, folder))
     outcomes: list[Outcome] = []
     made: dict[tuple[str, int], float] = {}
@@ -52,6 +61,15 @@ def run_study(
         reasons = dict.fromkeys(f"  {o.variant}: {o.reason}" for o in outcomes)
         raise RunStopped("\n".join([f"no variant of {path} could run:", *reasons]))
     return f"{render(tabulate(study, listed, outcomes))}\n\nstudy: {folder}/study.html"
+
+
+def _listed(study: Study, path: str, seeds: Sequence[int] | None) -> tuple[int, ...]:
+    """The seeds to do. A seed the file lacks is refused: what a table may hold is written down before it is made."""
+    if unknown := [seed for seed in seeds or () if seed not in study.seeds]:
+        raise ConfigError(
+            f"seed {unknown[0]} is not in {path}, whose seeds are {', '.join(map(str, study.seeds))}; add it there"
+        )
+    return tuple(seeds or study.seeds)
 
 
 def write(found: StudyTable, folder: str) -> None:

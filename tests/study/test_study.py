@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from semievol_ray import cli
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import ConfigError, DriftError, RunStopped
 from semievol_ray.progress import Progress
@@ -240,6 +241,21 @@ def test_mistake_in_the_file_is_told_before_anything_is_made(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="did you mean semievol"):
         run_study(str(file), str(tmp_path / "runs"), None, QUIET)
     assert not (tmp_path / "runs").exists()
+
+
+def test_seed_that_the_file_lacks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The seeds of a table are written down before it is made."""
+    file = _write_study(tmp_path)
+    assert cli.main(["study", str(file), "--runs", str(tmp_path / "runs"), "--seeds", "1,7"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"seed 7 is not in {file}, whose seeds are 0, 1; add it there" in told
+    assert not (tmp_path / "runs").exists()
+
+
+def test_seeds_that_are_no_numbers_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["study", "study.yaml", "--seeds", "0,b"])
+    assert "'0,b' is no list of whole numbers such as 0,1,2" in capsys.readouterr().err
 
 
 def _cells(*names: str) -> list[Cell]:
