@@ -14,6 +14,8 @@ from semievol_ray import schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.prompts import question_messages
 from semievol_ray.engines.base import Tokenizer
+from semievol_ray.engines.models import cache_folder
+from semievol_ray.engines.operators import load_cpu_operators
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
 from semievol_ray.errors import DataError
 from semievol_ray.tasks import Task
@@ -59,6 +61,8 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
 
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+    if not spec.on_gpu:
+        load_cpu_operators(cache_folder())
     set_seed(spec.seed)
     tokenizer = load_tokenizer(spec.model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)

@@ -44,7 +44,7 @@ def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str]
     A folder goes before a packaged model, that before a hub name. `cache` replaces the user's cache folder. Raises
     ModelError for a name that stands for nothing, weights that cannot be had, damaged or pickled ones.
     """
-    folder = _cache_folder(cache)
+    folder = cache_folder(cache)
     if _is_model_folder(name):
         path = Path(name).expanduser().absolute()
     elif name in PACKAGED:
@@ -59,7 +59,8 @@ def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str]
         return ResolvedModel(name, str(path), folder_digest(path, folder, report))
 
 
-def _cache_folder(cache: str | None) -> Path:
+def cache_folder(cache: str | None = None) -> Path:
+    """Where this user's downloads lie: SEMIEVOL_CACHE, else semievol_ray in XDG_CACHE_HOME or ~/.cache."""
     chosen = cache or os.environ.get("SEMIEVOL_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
