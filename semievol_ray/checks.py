@@ -3,8 +3,23 @@
 Invariant: nothing is read but the configuration and the names of local folders; each error names the key.
 """
 
+from semievol_ray import storage
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import ConfigError
+
+
+def check_addresses(config: RunConfig) -> None:
+    """Refuse addresses of stores that are not served, or with a password in them, before any is written down.
+
+    Raises StorageError, which shows no password.
+    """
+    data = config.data
+    sources = [data.labeled, data.unlabeled, data.test, *data.annotations]
+    paths = [source.path for source in sources if source and not source.path.startswith("hf://")]
+    for path in [*paths, config.model, config.method.embedder, config.method.warm_adapter or ""]:
+        storage.check_address(path)
+    for collaborator in config.method.collaborators:
+        storage.check_address(collaborator.model or "")
 
 
 def check_method(config: RunConfig) -> None:

@@ -129,17 +129,42 @@ SPEED_KWARGS = frozenset(
 """vLLM arguments, and one of the scripted engine, that may stand under `speed.engine_kwargs`; others change outputs."""
 
 
+class ReplicaRange(Part):
+    """Between how many engines a group's pool may grow and shrink."""
+
+    min: int = Field(1, ge=1, description="fewest engines; a run does not start without room for them")
+    max: int = Field(ge=1, description="most engines, reached as machines join")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ReplicaRange":
+        if self.max < self.min:
+            raise ValueError(f"max {self.max} is less than min {self.min}")
+        return self
+
+
 class SpeedConfig(Part):
     """How fast and on what; never fingerprinted."""
 
     address: str | None = Field(None, description="Ray cluster to join; a local one is started when absent")
     part_rows: int | Literal["auto"] = "auto"
-    num_replicas: int | Literal["auto"] = "auto"
+    num_replicas: Annotated[int, Field(ge=1)] | Literal["auto"] | ReplicaRange = Field(
+        "auto", description="engines of a group, or {min, max}; `auto` is one a GPU, or one a node without GPUs"
+    )
+    autoscaling: bool = Field(
+        False, description="the cluster grows on demand: what does not fit yet is warned of and waited for, not refused"
+    )
     num_cpus_per_replica: float | Literal["auto"] = "auto"
     engine_core: Literal["auto", "process", "thread"] = Field(
         "auto", description="where vLLM's core runs; auto is a thread of the actor on a CPU, a process beside a GPU"
     )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="vLLM arguments, vLLM's names")
+    stall_seconds: float = Field(
+        600.0, gt=0, description="an engine at work without a new token for so long is ended, its parts done again"
+    )
+    start_seconds: float = Field(1800.0, gt=0, description="an engine that starts for longer is told of")
+    grace_seconds: float = Field(
+        25.0, ge=0, description="from SIGTERM on a worker's machine to its end, to finish what is begun"
+    )
     num_train_workers: int = Field(1, ge=1)
     per_device_train_batch_size: int = Field(8, gt=0)
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -177,6 +202,11 @@ class RunConfig(Part):
     speed: SpeedConfig = SpeedConfig()
     max_error_rate: float = Field(0.01, ge=0, le=1, description="share of rows that may end as engine_error")
     guard: GuardConfig = GuardConfig()
+    keep: Literal["all", "scalars", "last_round"] = Field(
+        "all",
+        description="what stays when a round is over: scalars drops raw texts of completions, last_round those of "
+        "earlier rounds and what only they needed",
+    )
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
     @model_validator(mode="after")

@@ -11,18 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from semievol_ray.checks import check_method, check_models
+from semievol_ray import logs
+from semievol_ray.checks import check_addresses, check_method, check_models
+from semievol_ray.clean import clean_as_kept
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import NothingAcceptedError
 from semievol_ray.extras import check_extras
 from semievol_ray.methodconfig import slug
+from semievol_ray.preflight import preflight
 from semievol_ray.progress import Progress
-from semievol_ray.runs import Run, Step
+from semievol_ray.runs import Run, Step, read_manifest
 from semievol_ray.stages.answer import Asked, Warm, answer, answer_round, evaluation
 from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.cutter import means_of
 from semievol_ray.stages.distinct import distinct
 from semievol_ray.stages.ingest import Data, ingest
 from semievol_ray.stages.learning import examples_of, fine_tuned, imported
+from semievol_ray.stages.metrics import RunMetrics
 from semievol_ray.stages.pools import round_pool
 from semievol_ray.stages.select import Answered
 from semievol_ray.stages.selecting import Selection, check_feasible, select_round
@@ -63,22 +68,29 @@ def run(config: RunConfig, root: str, progress: Progress | None = None, *, share
     `share` is a folder in which runs find steps that another of them made with the same settings and inputs.
     """
     progress = progress or Progress()
+    check_addresses(config)
     check_models(config)
     check_method(config)
     check_extras(config)
     settings = config.model_dump(mode="json")
     manifest = {"name": config.name, "config": settings}
-    with ExitStack() as closing, Run.open(root, manifest, share=share) as held, terminated_as_interrupt():
+    with Run.open(root, manifest, share=share) as held, ExitStack() as closing, terminated_as_interrupt():
+        closing.enter_context(logs.to_file(held.log_path))
+        held.listen(logs.EventLog(config.name))
+        held.listen(RunMetrics(config.name))
         trackers = open_trackers(config.report_to, held.root, config.name, settings, progress.say)
         closing.callback(trackers.close)
-        finished = evolve(Context(held, config, progress, closing, trackers))
+        context = Context(held, config, progress, closing, trackers, preflight)
+        if config.speed.address and "final" not in read_manifest(held.root):
+            assert context.resources  # a cluster that does not answer or suffice is known before the data are read
+        finished = evolve(context)
         held.save_manifest({**manifest, "final": {"round": finished.round, "last_round": finished.last_round}})
         return finished
 
 
 def evolve(context: Context) -> Finished:
     """Algorithm 1: M_warm from D_L, then rounds of pseudo-labels, each evolving M_base on all that was accepted."""
-    data = distinct(context, ingest(context.run, context.config, context.task, context.progress.say))
+    data = distinct(context, ingest(context.run, context.config, context.task, means_of(context)))
     check_feasible(context, data)
     done = [warm_up(context, data)]
     others = warm_others(context, done[0].examples)
@@ -87,12 +99,14 @@ def evolve(context: Context) -> Finished:
             break
         try:
             done.append(one_round(context, number, data, done, others))
+            clean_as_kept(context.run, context.config)
         except NothingAcceptedError:
             _evaluate(context, data, done[-1])  # what earlier rounds made stands, and its worth is known
             raise
         if has_stalled(context, data, done):
             break
     _evaluate(context, data, done[-1])
+    clean_as_kept(context.run, context.config)
     best = best_of(context, data, done)
     assert best.adapter is not None
     return Finished(context.run.root, best.adapter, best.number, done[-1].number)

@@ -33,7 +33,11 @@ class MissingExtraError(UserError):
     """An optional package is not installed; holds the pip line that installs it."""
 
 
-class PlacementError(UserError):
+class ClusterError(UserError):
+    """The machines cannot do a run as they are (versions, storage, no answer); lists what is wrong and its remedy."""
+
+
+class PlacementError(ClusterError):
     """The cluster cannot hold what was asked; holds the arithmetic."""
 
 

@@ -6,7 +6,6 @@ Invariant: a file is evaluated under its content hash inside the run directory, 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from semievol_ray import storage, tables
@@ -49,12 +48,12 @@ def evaluate_file(root: str, path: str, progress: Progress | None = None) -> Eva
     Steps lie under evaluations/<first 8 of the file's SHA-256>/. Raises DataError for bad rows, UserError when the run
     is not finished, DriftError when the base model is no longer the one the adapter was trained on.
     """
-    config, source = _config(root), Source.model_validate({"path": str(Path(path).absolute())})
+    config, source = _config(root), Source.model_validate({"path": storage.absolute(path)})
     folder = f"evaluations/{_digest(source.path)[:8]}"
     number = _final_round(root, config)
     check_extras(config)
     _trained(root, number)
-    with ExitStack() as closing, Run.open(root, {}) as held:
+    with Run.open(root, {}) as held, ExitStack() as closing:
         context = Context(held, config, progress or Progress(), closing)
         trained = _trained(held.root, number)
         _require_same_base(context, trained)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semievol_ray import schema, storage, tables
+from semievol_ray.cleaned import PARTS
 from semievol_ray.configfile import parse
 from semievol_ray.core.selection import Decision
 from semievol_ray.errors import StorageError, UserError
@@ -19,6 +20,7 @@ from semievol_ray.steps import STEP_FILE
 from semievol_ray.tasks import Task
 
 _NUM_LISTED = 5
+CLEANED_TEXT = "(text cleaned)"
 Row = Mapping[str, Any]
 
 
@@ -111,7 +113,7 @@ def _round(root: str, folder: str, found: Found, gold: Row | None, task: Task) -
     if _step(root, f"{folder}/pool") and _row(root, f"{folder}/pool", found, schema.UNLABELED) is None:
         return [name, "not asked again: an earlier round accepted the row, or a person labeled it"]
     justified = _row(root, f"{folder}/justify", found, schema.JUSTIFIED)
-    sections = [_demonstrations(root, folder, found), _drafts(root, folder, found)]
+    sections = [_demonstrations(root, folder, found), _drafts(root, folder, found, justified)]
     if justified:
         sections += [_vote(justified), _justification(justified)]
     sections += [_decision(root, folder, found, justified, gold, task)]
@@ -119,6 +121,8 @@ def _round(root: str, folder: str, found: Found, gold: Row | None, task: Task) -
 
 
 def _demonstrations(root: str, folder: str, found: Found) -> str:
+    if _cleaned(root, f"{folder}/retrieve"):
+        return "demonstrations: cleaned"
     own = _row(root, f"{folder}/retrieve", found, schema.DEMONSTRATIONS)
     shown = own or _row(root, "rounds/0001/retrieve", found, schema.DEMONSTRATIONS)
     if not shown:
@@ -141,9 +145,19 @@ def _examples(root: str, folder: str, ids: list[str]) -> dict[str, Row]:
     return {row["id"]: row for table in tables_read for row in table.to_pylist() if row["id"] in ids}
 
 
-def _drafts(root: str, folder: str, found: Found) -> str:
+def _cleaned(root: str, name: str) -> bool:
+    """Whether the parts of a step were removed by `keep`."""
+    step = _step(root, name)
+    return step is not None and step.removed() == PARTS
+
+
+def _drafts(root: str, folder: str, found: Found, justified: Row | None) -> str:
     lines = []
-    for name in _collaborators(root, folder):
+    for index, name in enumerate(_collaborators(root, folder)):
+        if _cleaned(root, f"{folder}/drafts/{name}"):
+            answer = justified["answers"][index] if justified else None
+            lines += [f"  {name}: {'unreadable or failed' if answer is None else answer}", f"    {CLEANED_TEXT}"]
+            continue
         draft = _row(root, f"{folder}/drafts/{name}", found, schema.DRAFTS)
         shown = f" (demonstrations: {draft['num_demonstrations']})" if draft and draft["num_demonstrations"] else ""
         lines += [f"  {name}{shown}: {_answer(draft)}", *_raw(draft)]
@@ -171,7 +185,7 @@ def _raw(completion: Row | None) -> list[str]:
     if completion is None:
         return []
     text = completion["text"] if completion["error"] is None else completion["error"]
-    return [tables.paragraph(text, "    | ")]
+    return [f"    {CLEANED_TEXT}" if text is None else tables.paragraph(text, "    | ")]
 
 
 def _vote(row: Row) -> str:
@@ -182,7 +196,7 @@ def _vote(row: Row) -> str:
 
 
 def _justification(row: Row) -> str:
-    if row["text"] is None and row["error"] is None:
+    if row["finish_reason"] is None and row["error"] is None:
         kept = "the vote is kept" if row["label_source"] == "vote" else "and there is no vote to keep"
         return f"justification: none asked for; {kept}"
     return "\n".join([f"justification: {_answer(row)}", *_raw(row)])

@@ -6,6 +6,7 @@ one, so that memory does not grow with the rows.
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import IO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semievol_ray import storage
+from semievol_ray import folders, storage
 from semievol_ray.core.prompts import question_messages
 from semievol_ray.errors import StorageError, UserError
 from semievol_ray.outcomes import Outcomes, Row, Which, open_outcomes, rows_by_part
@@ -87,12 +88,24 @@ _SUFFIX: dict[Format, str] = {"messages": "jsonl", "jsonl": "jsonl", "parquet": 
 @contextmanager
 def _written(path: str, outcomes: Outcomes, fmt: Format) -> Iterator[Callable[[list[Row]], None]]:
     """A function that adds rows to the file, which appears, whole, when the block ends well."""
-    unfinished = Path(f"{path}.{os.getpid()}.partial")
+    with tempfile.TemporaryDirectory(prefix="semievol-") as scratch:
+        unfinished = Path(scratch, "export") if storage.is_remote(path) else Path(f"{path}.{os.getpid()}.partial")
+        with _written_here(unfinished, path, outcomes, fmt) as add:
+            yield add
+
+
+@contextmanager
+def _written_here(
+    unfinished: Path, path: str, outcomes: Outcomes, fmt: Format
+) -> Iterator[Callable[[list[Row]], None]]:
     storage.make_folder(str(unfinished.parent))
     try:
         with unfinished.open("wb") as file, _adding(file, outcomes, fmt) as add:
             yield add
-        unfinished.replace(path)
+        if storage.is_remote(path):
+            folders.put_file(str(unfinished), path)
+        else:
+            unfinished.replace(path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}. Name another file with --out.") from error
     finally:

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """One driver's claim on a run; `pid_started` is in clock ticks since boot, empty where there is no /proc."""
+    """One driver's claim on a run; `pid_started` is in clock ticks since boot, empty where there is no /proc.
+
+    `token` differs for any two claims, so that a lost answer to a create never makes two drivers believe it was theirs.
+    """
 
     fence: int
     host: str
@@ -31,6 +35,7 @@ class Holder:
     pid_started: str
     counter: int = 0
     released: bool = False
+    token: str = ""
 
 
 def newest_holder(root: str) -> Holder | None:
@@ -74,7 +79,7 @@ class Lease:
         if previous is not None and not previous.released:
             _require_stale(root, previous, patience_seconds)
         fence = previous.fence + 1 if previous else 1
-        mine = Holder(fence, socket.gethostname(), os.getpid(), _pid_started(os.getpid()))
+        mine = Holder(fence, socket.gethostname(), os.getpid(), _pid_started(os.getpid()), token=uuid.uuid4().hex)
         if not storage.create(_path(root, mine.fence), _encode(mine)):
             raise _in_use(root, _read(_path(root, mine.fence)))
         return cls(root, mine, renew_seconds)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS, SLOW_SECONDS = 10.0, 5.0
 
 
 class Bar(Protocol):
@@ -41,17 +41,27 @@ class Progress:
             yield plain
             plain.end()
 
+    @contextmanager
+    def slow(self, name: str, total: float, unit: str = "parts") -> Iterator[Bar]:
+        """Follow what is mostly over at once: nothing is shown before SLOW_SECONDS, then lines as those of a step."""
+        bar = _PlainBar(None if self._quiet else self._stream, name, total, unit, 0, SLOW_SECONDS)
+        yield bar
+        if bar.is_shown:
+            bar.end()
+
 
 class _PlainBar:
-    def __init__(self, stream: TextIO | None, name: str, total: float, unit: str, done: float) -> None:
+    def __init__(
+        self, stream: TextIO | None, name: str, total: float, unit: str, done: float, wait: float = PLAIN_SECONDS
+    ) -> None:
         self._stream, self._name, self._total, self._unit = stream, name, total, unit
-        self._done, self._first = done, done
+        self._done, self._first, self._wait, self.is_shown = done, done, wait, False
         self._began = self._last = time.monotonic()
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         self._done += amount
-        if time.monotonic() - self._last >= PLAIN_SECONDS:
-            self._last = time.monotonic()
+        if time.monotonic() - self._last >= self._wait:
+            self._last, self._wait, self.is_shown = time.monotonic(), PLAIN_SECONDS, True
             self._print(note)
 
     def end(self) -> None:

@@ -4,18 +4,24 @@ Invariant: a step's folder holds output of exactly the settings and inputs in it
 a step counts only once `committed` is in that file.
 """
 
+import contextlib
 import json
 import platform
+import shutil
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from semievol_ray import __version__, drift, sharing, storage
-from semievol_ray.errors import RunStopped, UserError
+from semievol_ray import __version__, drift, folders, sharing, storage
+from semievol_ray.errors import RunStopped, StorageError, UserError
+from semievol_ray.events import EventLog
 from semievol_ray.lease import PATIENCE_SECONDS, RENEW_SECONDS, Lease
-from semievol_ray.steps import STEP_FILE, Step, contents, encode, json_lines, now, read_json, read_steps
+from semievol_ray.listing import PART_SUFFIX, measured, step_digest, write_listing
+from semievol_ray.records import encode, json_lines, now, read_json, read_record
+from semievol_ray.steps import STEP_FILE, Step, read_steps
 
 __all__ = ["Run", "Step", "read_events", "read_manifest", "read_steps"]
 
@@ -27,6 +33,10 @@ class Run:
         self.root, self.fence, self.attempt = root, lease.fence, lease.fence
         self._lease, self._share = lease, share
         self._began: dict[str, float] = {}
+        self._events = EventLog(root, lease.fence)
+        self._listeners: list[Callable[[Mapping[str, object]], None]] = []
+        self._logs = tempfile.mkdtemp(prefix="semievol-logs-") if storage.is_remote(root) else self.path("logs")
+        self._open: dict[str, dict[str, Any]] = {}  # step.json of the steps under way, as this driver found it
 
     @classmethod
     def open(
@@ -43,19 +53,24 @@ class Run:
         share: a folder through which runs take over each other's equal steps, on the same disk. `attempt` counts the
         opens. Errors: RunInUseError while another driver lives, StorageError.
         """
-        storage.make_folder(root)  # first, for it refuses a path with a scheme
-        root = str(Path(root).absolute())
+        root = storage.absolute(root)
+        storage.make_folder(root)
+        if storage.is_remote(root):
+            storage.check_conditional_create(root)
+        if storage.is_remote(share or ""):
+            raise UserError(f"{share}: runs share steps by links, in a folder on one disk. Name a local folder.")
         lease = Lease.take(root, patience_seconds=patience_seconds, renew_seconds=renew_seconds)
-        run = cls(root, lease, str(Path(share).absolute()) if share else None)
+        run = cls(root, lease, storage.absolute(share) if share else None)
         try:
             storage.make_folder(run.path("logs"))
             versions = {"semievol-ray": __version__, "python": platform.python_version()}
             storage.create(run.path("manifest.json"), encode({"versions": versions, "created": now(), **manifest}))
+            read_json(run.path("manifest.json"))  # a damaged one is refused before any work
             if not any(record.get("committed") for _, record in read_steps(root)):
                 run.save_manifest(manifest)  # the first tries may have ended at a mistake in the configuration
             run.event("run_started", attempt=run.attempt)
         except BaseException:
-            lease.close()
+            run.close()
             raise
         return run
 
@@ -66,7 +81,12 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Release the lease; closing twice is fine."""
+        """Store the log and the last events, release the lease; closing twice is fine."""
+        self._events.close()
+        if storage.is_remote(self.root):
+            with contextlib.suppress(StorageError):  # a log must not hide why the run ends
+                folders.put_folder(self._logs, self.path("logs"))
+            shutil.rmtree(self._logs, ignore_errors=True)
         self._lease.close()
 
     def path(self, *names: str) -> str:
@@ -75,20 +95,25 @@ class Run:
 
     def save_manifest(self, manifest: Mapping[str, object]) -> None:
         """Put other values into the manifest, where they differ; versions and time of creation stay."""
-        before = read_manifest(self.root)
+        before = read_json(self.path("manifest.json"))
         now_is = {**before, **json.loads(encode(dict(manifest)))}
         if now_is != before:
             storage.write(self.path("manifest.json"), encode(now_is))
 
     @property
     def log_path(self) -> str:
-        """The log file of this attempt; the folder exists."""
-        return self.path("logs", f"attempt-{self.attempt:04d}.log")
+        """The log file of this attempt, on this machine; that of a run in an object store is stored at `close`."""
+        return f"{self._logs}/attempt-{self.attempt:04d}.log"
 
     def event(self, kind: str, **fields: object) -> None:
-        """Add a line to events.jsonl."""
-        line = {"time": now(), "kind": kind, "fence": self.fence, **fields}
-        storage.append_line(self.path("events.jsonl"), json.dumps(line))
+        """Add a line to events.jsonl, and tell the listeners."""
+        self._events.write(kind, **fields)
+        for listener in self._listeners:
+            listener({"kind": kind, **fields})
+
+    def listen(self, listener: Callable[[Mapping[str, object]], None]) -> None:
+        """Let a function hear every event from now on, in the thread that notes it."""
+        self._listeners.append(listener)
 
     def step(
         self,
@@ -110,6 +135,7 @@ class Run:
         same = {"settings": dict(settings), "inputs": dict(inputs), "parts": list(parts)}
         whence = {"name": name, "package_version": __version__, "started": now(), "fence": self.fence}
         record = encode({**whence, **same, "numerics": dict(numerics or {})})
+        _require_no_parts(step)
         if origin := self._share and sharing.take(self._share, step, json.loads(record)):
             self.event("step_shared", step=name, shared_from=origin)
         elif storage.create(f"{step.path}/{STEP_FILE}", record):
@@ -117,7 +143,10 @@ class Run:
         else:
             self._resume(step, same)
         self._began[name] = time.monotonic()
-        return step
+        found = step.record()
+        if not found.get("committed"):
+            self._open[name] = found
+        return replace(step, begun=found["started"])
 
     def commit(self, step: Step, metrics: Mapping[str, object], outputs: Mapping[str, str] | None = None) -> None:
         """Declare a step done; a step that is committed already stays as it is.
@@ -125,7 +154,8 @@ class Run:
         outputs: name -> digest of what the step made besides parts (an adapter); part of the step's digest. `seconds`
         run from this attempt's `step` call. Errors: RunStopped when a part is missing, RunInUseError when taken over.
         """
-        record = step.record()
+        now_is = step.record()
+        record = self._open.get(step.name, now_is)  # what a driver that was taken over wrote since does not count
         if record.get("committed"):
             return
         if missing := step.missing_parts():
@@ -134,12 +164,16 @@ class Run:
                 f"step {step.name} cannot end: {len(missing)} of {len(step.parts)} parts are missing in {step.path} "
                 f"({some}). Run the same command again; it does the missing parts only."
             )
-        digest, num_rows = contents(step, outputs or {})
+        facts = measured(step.path, step.parts)
+        digest, num_rows = step_digest(facts, outputs or {}), sum(of.num_rows for of in facts.values())
         seconds = time.monotonic() - self._began.get(step.name, time.monotonic())
         committed = {"time": now(), "digest": digest, "num_rows": num_rows, "metrics": dict(metrics)}
-        record["committed"] = {**committed, "seconds": round(seconds, 3), "fence": self.fence}
+        record = {**record, "committed": {**committed, "seconds": round(seconds, 3), "fence": self.fence}}
+        self._lease.check()
+        write_listing(step.path, facts)
         self._lease.check()
         storage.write(f"{step.path}/{STEP_FILE}", encode(record))
+        self._open.pop(step.name, None)
         self.event("step_committed", step=step.name, **record["committed"])
         if self._share:
             sharing.offer(self._share, step)
@@ -151,16 +185,33 @@ class Run:
             steps = [name for name, _ in read_steps(self.root)]
             raise drift.refusal(self.root, step.name, changed, steps[steps.index(step.name) + 1 :])
         if not record.get("committed"):
-            self.event("step_resumed", step=step.name, num_missing=len(step.missing_parts()))
+            num_missing = len(step.missing_parts())
+            self.event("step_resumed", step=step.name, num_parts=len(step.parts), num_missing=num_missing)
         elif self._share:
             sharing.offer(self._share, step)
 
 
-def read_manifest(root: str) -> dict[str, Any]:
-    """The manifest of a run directory; UserError when the folder is none."""
+def _require_no_parts(step: Step) -> None:
+    """StorageError where parts lie without a step.json: nobody knows what they were made with."""
+    if storage.exists(f"{step.path}/{STEP_FILE}"):
+        return
+    if found := storage.names(step.path, PART_SUFFIX):
+        raise StorageError(
+            f"{step.path} holds {found[0]} but no {STEP_FILE}, which says what it was made with. Put that file back, "
+            "or delete the folder and run the same command again."
+        )
+
+
+def require_run(root: str) -> None:
+    """UserError when the folder is no run directory."""
     if not storage.exists(f"{root}/manifest.json"):
         raise UserError(f"{root} is no run directory: it has no manifest.json. Name a folder made by `semievol run`.")
-    return read_json(f"{root}/manifest.json")
+
+
+def read_manifest(root: str) -> dict[str, Any]:
+    """The manifest of a run directory; UserError when the folder is none, StorageError when it was damaged."""
+    require_run(root)
+    return read_record(f"{root}/manifest.json", {"name": str, "config": dict})
 
 
 def read_events(root: str) -> list[dict[str, Any]]:

@@ -18,6 +18,21 @@ UNLABELED = pa.schema([*_QUESTION, ("num_copies", pa.int32())])
 GOLD = pa.schema([("id", _text), ("answer", _text)])
 """Gold answers of unlabeled rows where the file has them, else null, and of the dev fold; no prompt is made from it."""
 
+POOL_READ = pa.schema(
+    [
+        ("id", pa.binary(32)),
+        *_QUESTION[1:],
+        ("answer", _text),
+        ("mapped", pa.bool_()),
+        ("replaced", pa.bool_()),
+        ("example", _text),
+    ]
+)
+"""A chunk of the pool's input as read, until the pool is cut; `example` tells of the first row mapped or replaced."""
+
+POOL_KEPT = pa.schema([("position", pa.int32()), ("num_copies", pa.int32())])
+"""Which rows of a chunk of POOL_READ stay, in order, and how many rows of the input each stands for."""
+
 EMBEDDINGS = pa.schema([("id", _text), ("embedding", pa.list_(pa.float32()))])
 """Unit vectors of the questions of a pool; made only where later rounds retrieve anew."""
 
@@ -82,6 +97,9 @@ EXAMPLES = pa.schema(
 
 PREDICTIONS = pa.schema([("id", _text), *_COMPLETION, ("gold", _text), ("correct", pa.bool_()), ("group", _text)])
 """Greedy zero-demonstration answers on the test rows."""
+
+NEAR_KEYS = pa.schema([("key", pa.uint64())])
+"""Band keys of some parts' rows, row by row, until near duplicates are found."""
 
 NEAR_DUPLICATES = pa.schema([("id", _text), ("twin_id", _text), ("twin_split", _text), ("similarity", pa.float32())])
 """Rows of one split (the part's name) that are near duplicates of a row before them: the most prior such row."""

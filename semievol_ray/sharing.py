@@ -14,7 +14,8 @@ from typing import Any
 
 from semievol_ray import storage
 from semievol_ray.errors import StorageError
-from semievol_ray.steps import STEP_FILE, Step, encode, now, read_json
+from semievol_ray.records import encode, now, read_json
+from semievol_ray.steps import STEP_FILE, Step
 
 _SAME = ("name", "settings", "inputs", "parts", "numerics")
 _OWN = frozenset({STEP_FILE, "attempts", "ray"})
@@ -34,7 +35,7 @@ def offer(share: str, step: Step) -> None:
     """Note in the folder `share` where a committed step lies, unless an equal one is noted there already."""
     record = step.record()
     noted = _noted(share, record)
-    if not storage.exists(noted):
+    if not storage.exists(noted) and not step.removed():
         where = {"path": os.path.relpath(step.path, share), "digest": record["committed"]["digest"]}
         storage.create(noted, encode(where))
 
@@ -72,7 +73,7 @@ def _origin(share: str, record: Mapping[str, Any]) -> Step | None:
         return None
     there = read_json(f"{path}/{STEP_FILE}")
     origin = Step(path, there["name"], tuple(there["parts"]))
-    is_same = fingerprint(there) == fingerprint(record) and not origin.missing_parts()
+    is_same = fingerprint(there) == fingerprint(record) and not origin.missing_parts() and not origin.removed()
     return origin if is_same and (there.get("committed") or {}).get("digest") == noted["digest"] else None
 
 

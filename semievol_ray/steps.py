@@ -4,20 +4,22 @@ Invariant: a part is whole or absent; a step counts only once `committed` is in 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from semievol_ray import storage
-from semievol_ray.errors import StorageError, UserError
+from semievol_ray import cleaned, storage
+from semievol_ray.errors import RunInUseError, StorageError, UserError
 from semievol_ray.lease import is_superseded, superseded
+from semievol_ray.listing import NUM_READERS, PART_SUFFIX, read_listing
+from semievol_ray.records import Fields, json_lines, now, read_record, require_fields
 
 STEP_FILE = "step.json"
-_PART = ".parquet"
+_FIELDS: Fields = {"name": str, "started": str, "settings": dict, "inputs": dict, "parts": list, "numerics": dict}
+_COMMITTED: Fields = {"digest": str, "num_rows": int, "metrics": dict, "seconds": (int, float), "time": str}
 
 
 @dataclass(frozen=True)
@@ -26,37 +28,73 @@ class Step:
 
     path: absolute folder. name: the folder relative to the run directory. parts: names in input order.
     fence: the driver's; a worker whose driver was taken over commits nothing. None: not checked.
+    begun: `started` of the step.json that the parts belong to; another one means that the folder was made anew.
     """
 
     path: str
     name: str
     parts: tuple[str, ...]
     fence: int | None = None
+    begun: str | None = None
+
+    @property
+    def root(self) -> str:
+        """The run directory."""
+        return self.path.removesuffix(f"/{self.name}")
 
     def part_path(self, part: str) -> str:
         """Where a part lies once it is committed."""
-        return f"{self.path}/{part}{_PART}"
+        return f"{self.path}/{part}{PART_SUFFIX}"
 
     def has_part(self, part: str) -> bool:
         """Whether a part is committed."""
         return storage.exists(self.part_path(part))
 
     def missing_parts(self) -> tuple[str, ...]:
-        """The parts left to do, in input order, by one listing of the folder."""
-        there = set(storage.names(self.path, _PART))
-        return tuple(part for part in self.parts if part + _PART not in there)
+        """The parts left to do, in input order, by one listing of the folder; none of a step that was cleaned."""
+        there = set(storage.names(self.path, PART_SUFFIX))
+        missing = tuple(part for part in self.parts if part + PART_SUFFIX not in there)
+        return () if missing and self.removed() == cleaned.PARTS else missing
+
+    def removed(self) -> str:
+        """What `semievol clean` removed of this step: cleaned.PARTS, cleaned.TEXTS, or "" for nothing."""
+        known = storage.exists(f"{self.path}/{STEP_FILE}")
+        return cleaned.removed(read_step_record(self.path)) if known else ""
 
     def commit_part(self, part: str, table: pa.Table) -> bool:
         """Store a part; False when another worker was first, whose part then stands: go on with `read_part`."""
         assert part in self.parts, part
-        root = self.path.removesuffix(f"/{self.name}")
-        if self.fence is not None and is_superseded(root, self.fence):
-            raise superseded(root, self.fence)
-        return storage.create_table(self.part_path(part), table)
+        self._require_fence()
+        is_ours = storage.create_table(self.part_path(part), table)
+        try:
+            self._require_fence()
+        except RunInUseError:
+            # we stood still between check and create: what we were given may be gone and the folder another's by now
+            if is_ours and not self._stands():
+                storage.remove(self.part_path(part))
+            raise
+        return is_ours
 
-    def read_part(self, part: str, schema: pa.Schema) -> pa.Table:
-        """A committed part, with the columns of `schema`."""
-        return storage.read_table(self.part_path(part), schema)
+    def read_part(self, part: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+        """A committed part, with the columns of `schema` or those that `columns` names; UserError if it was cleaned."""
+        try:
+            return storage.read_table(self.part_path(part), schema, columns)
+        except StorageError as error:
+            if self.removed() == cleaned.PARTS:
+                raise cleaned.taken_away(self.path, self.record()) from error
+            if not self.has_part(part):
+                raise StorageError(
+                    f"{self.part_path(part)} is gone. `semievol verify {self.root} --repair` lets it be made again."
+                ) from error
+            raise
+
+    def num_rows(self, parts: Sequence[str] | None = None) -> int:
+        """Rows of these committed parts, all of the step when None: from the list of a committed step, else footers."""
+        wanted = self.parts if parts is None else tuple(parts)
+        known = read_listing(self.path) if wanted else {}
+        with ThreadPoolExecutor(NUM_READERS) as readers:
+            others = [self.part_path(part) for part in wanted if part not in known]
+            return sum(readers.map(storage.num_rows, others)) + sum(known[p].num_rows for p in wanted if p in known)
 
     def begin_attempt(self, part: str, **fields: object) -> int:
         """Note that work on a part begins, before it does; the number of this attempt, from 1."""
@@ -70,8 +108,14 @@ class Step:
         return json_lines(self._attempts_path(part))
 
     def record(self) -> dict[str, Any]:
-        """The content of step.json."""
-        return read_json(f"{self.path}/{STEP_FILE}")
+        """The content of step.json; StorageError when it is damaged, lacks a field or is of another beginning."""
+        found = read_step_record(self.path)
+        if self.begun not in (None, found["started"]):
+            raise StorageError(
+                f"{self.path}/{STEP_FILE} was replaced while this run used it, by hand or by a driver that was taken "
+                "over. Delete that folder and run the same command again."
+            )
+        return found
 
     def committed(self) -> dict[str, Any] | None:
         """{time, digest, num_rows, metrics, seconds, fence} once the step is committed, else None."""
@@ -88,57 +132,29 @@ class Step:
         """The numerics this step was begun with, whatever the configuration says now."""
         return dict(self.record()["numerics"])
 
+    def _require_fence(self) -> None:
+        if self.fence is not None and is_superseded(self.root, self.fence):
+            raise superseded(self.root, self.fence)
+
+    def _stands(self) -> bool:
+        """Whether the folder is still the one in which this step was begun."""
+        return storage.exists(f"{self.path}/{STEP_FILE}") and read_step_record(self.path)["started"] == self.begun
+
     def _attempts_path(self, part: str) -> str:
         return f"{self.path}/attempts/{part}.jsonl"
 
 
 def read_steps(root: str) -> list[tuple[str, dict[str, Any]]]:
     """Name and step.json of every step begun in a run directory, in the order in which they began."""
-    steps = [(name, read_json(f"{root}/{name}/{STEP_FILE}")) for name in storage.find(root, STEP_FILE)]
+    steps = [(name, read_step_record(f"{root}/{name}")) for name in storage.find(root, STEP_FILE)]
     return sorted(steps, key=lambda step: (step[1]["started"], step[0]))
 
 
-def contents(step: Step, outputs: Mapping[str, str]) -> tuple[str, int]:
-    """The digest of a step, over name and SHA-256 of each part and output in order of name, and its number of rows."""
-    digests, num_rows = dict(outputs), 0
-    for part in step.parts:
-        data = storage.read(step.part_path(part))
-        digests[part] = storage.digest(data)
-        try:
-            num_rows += pq.read_metadata(pa.BufferReader(data)).num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"{step.part_path(part)} is damaged: {error}. Delete it and run again.") from error
-    listing = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
-    return storage.digest(listing.encode()), num_rows
-
-
-def now() -> str:
-    """The time in UTC, in a form that sorts."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def encode(value: object) -> bytes:
-    """A value as JSON text."""
-    return json.dumps(value, indent=1).encode()
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """The object in a JSON file; StorageError when damaged."""
-    found: dict[str, Any]
-    data = storage.read(path)
-    try:
-        found = json.loads(data)
-    except ValueError as error:
-        raise StorageError(f"{path} is damaged: {error}. Delete its folder and run again.") from error
-    return found
-
-
-def json_lines(path: str) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines, torn lines left out; none when the file is missing."""
-    found = []
-    for line in storage.lines(path):
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # torn by a full disk or a power cut; the next writer began a new line
-            continue
-    return found
+def read_step_record(folder: str) -> dict[str, Any]:
+    """The content of a folder's step.json; StorageError when it is damaged or lacks a field."""
+    path = f"{folder}/{STEP_FILE}"
+    record = read_record(path, _FIELDS)
+    if committed := record.get("committed"):
+        require_fields(path, record, {"committed": dict})
+        require_fields(path, committed, _COMMITTED, "committed.")
+    return record

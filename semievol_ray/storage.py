@@ -1,133 +1,215 @@
-"""Files of a run: created once and whole, replaced atomically, appended a line at a time, listed.
+"""Files of a run, on disk or in an object store: created once and whole, replaced, appended a line at a time, listed.
 
-Invariant: no reader ever sees half of what `create` or `write` stored, and every failure of the file system leaves here
-as a StorageError that names the path and what to do. Paths are local; one with a scheme is refused.
+Invariant: no reader ever sees half of what `create` or `write` stored, whichever side it lies on, and every failure
+leaves here as a StorageError that names the path and what to do; one of a moment is first tried again.
 """
 
-import contextlib
-import errno
 import hashlib
-import os
-import re
+import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semievol_ray.errors import StorageError
+from semievol_ray import addresses, localdisk, objectstore
+from semievol_ray.backoff import Backoff, retried
+from semievol_ray.errors import SemievolError, StorageError
 
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-_TEMPORARY = ".tmp"
-_REMEDIES = {
-    errno.ENOSPC: "Free some space on that disk or name another folder, then run the same command again.",
-    errno.EDQUOT: "Your quota there is used up: free some space or name another folder, then run again.",
-    errno.EACCES: "Name a folder you may write to, or ask for permission on this one.",
-    errno.EPERM: "Name a folder you may write to, on a file system with hard links.",
-    errno.EROFS: "That file system is read-only: name a folder on another one.",
-    errno.ENOENT: "Check the spelling, and that the disk it lies on is mounted.",
-    errno.ENOTDIR: "A part of that path is a file, not a folder: name another path.",
-    errno.EISDIR: "That is a folder, and a file was expected: name another path.",
-}
+_T = TypeVar("_T")
+BACKOFF = Backoff()
+"""How long what fails for a moment is tried again."""
+
+_NUM_THREADS = 16
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address (s3://, gs://) and not one on this machine."""
+    return addresses.is_url(path)
+
+
+def check_address(path: str) -> None:
+    """Raises StorageError for an address of another scheme than s3:// and gs://, or with a user or password in it."""
+    if is_remote(path):
+        addresses.scheme_of(path)
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute; an address as it is, without a slash at its end. Errors: as `check_address`."""
+    check_address(path)
+    return path.rstrip("/") if is_remote(path) else str(Path(path).absolute())
+
+
+def attempt(path: str, verb: str, action: Callable[[], _T]) -> _T:
+    """What an action on a path returns, tried again while its failures are of a moment. Errors: StorageError."""
+    disk: Any = _disk(path)
+    check_address(path)
+    try:
+        return retried(action, disk.is_transient, BACKOFF, f"storage: to {verb} {path}")
+    except SemievolError:
+        raise
+    except disk.ERRORS as error:
+        raise StorageError(f"cannot {verb} {path}: {disk.reason(error)}. {disk.remedy(error, path)}") from error
 
 
 def create(path: str, data: bytes) -> bool:
     """Store a new file, whole or not at all; False, and nothing changed, when the path already exists.
 
-    Of any number of processes that race for one path exactly one gets True. Missing folders are made.
+    Of any number of processes that race for one path exactly one gets True. Where the answer to a try was lost, what
+    lies there tells: with these very bytes in it, it counts as ours. Missing folders are made.
     """
-    with _translated(path, "create"):
-        target = _local(path)
-        if target.exists():
+    disk = _disk(path)
+    check_address(path)
+    unsure = disk.is_repeating(path)
+
+    def once() -> bool:
+        nonlocal unsure
+        sure, unsure = not unsure, True
+        if disk.create(path, data):
+            return True
+        if sure:
             return False
-        with _temporary(target, data) as temporary:
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
-        _sync_folder(target.parent)
-        return True
+        return bool(disk.read(path) == data)
+
+    return attempt(path, "create", once)
 
 
 def write(path: str, data: bytes) -> None:
     """Store a file, replacing an older one atomically. Missing folders are made."""
-    with _translated(path, "write"):
-        target = _local(path)
-        with _temporary(target, data) as temporary:
-            temporary.replace(target)
-        _sync_folder(target.parent)
+    attempt(path, "write", lambda: _disk(path).write(path, data))
 
 
 def read(path: str) -> bytes:
     """The bytes of a file."""
-    with _translated(path, "read"):
-        return _local(path).read_bytes()
+    return bytes(attempt(path, "read", lambda: _disk(path).read(path)))
+
+
+def open_read(path: str) -> io.BufferedReader:
+    """A file open for reading and seeking; of an object only what is read is fetched, 8 MiB at least at a time."""
+    if not is_remote(path):
+        return attempt(path, "read", lambda: localdisk.opened(path))
+
+    def ranged(start: int, end: int) -> bytes:
+        return attempt(path, "read", lambda: objectstore.read_range(path, start, end))
+
+    return attempt(path, "read", lambda: objectstore.opened(path, ranged))
+
+
+def identity(url: str) -> str | None:
+    """Size and checksum of an object as its store tells them; None where it keeps no checksum."""
+    return attempt(url, "look at", lambda: objectstore.identity(url))
 
 
 def exists(path: str) -> bool:
-    """Whether the path is there."""
-    with _translated(path, "look at"):
-        return _local(path).exists()
+    """Whether the path is there: a file or a folder; in an object store, which has no folders, an object."""
+    return bool(attempt(path, "look at", lambda: _disk(path).exists(path)))
 
 
 def names(folder: str, suffix: str = "") -> list[str]:
     """Sorted names in a folder that end in `suffix`; none when the folder is missing. Unfinished files are left out."""
-    with _translated(folder, "list"):
-        try:
-            found = [entry.name for entry in os.scandir(_local(folder))]
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in found if name.endswith(suffix) and not name.endswith(_TEMPORARY))
+    found: Iterable[str] = attempt(folder, "list", lambda: _disk(folder).names(folder))
+    return sorted(name for name in found if name.endswith(suffix))
 
 
 def find(folder: str, name: str) -> list[str]:
     """Folders at or below `folder`, relative to it and sorted, that hold a file `name`; not looked below a find."""
-    found = []
-    with _translated(folder, "list"):
-        start = _local(folder)
-        for here, folders, files in os.walk(start):
-            if name in files:
-                found.append(Path(here).relative_to(start).as_posix())
-                folders.clear()
+    found: list[str] = attempt(folder, "list", lambda: _disk(folder).find(folder, name))
     return sorted(found)
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """Path below `folder`, relative to it -> bytes, of every finished file; empty when the folder is missing."""
+    return dict(attempt(folder, "list", lambda: _disk(folder).sizes(folder)))
 
 
 def remove(path: str) -> None:
     """Delete a file; nothing happens when it is gone already."""
-    with _translated(path, "remove"):
-        _local(path).unlink(missing_ok=True)
+    attempt(path, "remove", lambda: _disk(path).remove(path))
+
+
+def remove_folder(folder: str) -> None:
+    """Delete a folder and everything in it; nothing happens when it is gone already."""
+    if not is_remote(folder):
+        attempt(folder, "remove", lambda: localdisk.remove_folder(folder))
+        return
+    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        list(threads.map(remove, [f"{folder}/{name}" for name in sizes(folder)]))
 
 
 def make_folder(path: str) -> None:
     """Make a folder and those above it, where missing."""
-    with _translated(path, "make the folder"):
-        _local(path).mkdir(parents=True, exist_ok=True)
+    attempt(path, "make the folder", lambda: _disk(path).make_folder(path))
 
 
 def append_line(path: str, text: str) -> None:
-    """Add one line at the end, in one write, on the disk when this returns; a torn last line is ended first."""
-    assert "\n" not in text, "one line at a time"
-    with _translated(path, "append to"):
-        target = _local(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(target, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            size = os.fstat(handle).st_size
-            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-            data = ("\n" * torn + text + "\n").encode()
-            if os.write(handle, data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Add one line at the end; see `append_lines`."""
+    append_lines(path, [text])
+
+
+def append_lines(path: str, texts: Sequence[str]) -> None:
+    """Add lines at the end, in one write, stored when this returns; on disk a torn last line is ended first.
+
+    An object cannot grow: there the lines become one numbered object below `<path>.d/`, which `lines` reads too.
+    """
+    assert not any("\n" in text for text in texts), "one line at a time"
+    data = "".join(f"{text}\n" for text in texts).encode()
+    if not is_remote(path):
+        attempt(path, "append to", localdisk.appending(path, data))
+        return
+    if not create(_numbered(path, 0), data):
+        append_numbered(path, texts, len(names(f"{path}.d")))
+
+
+def append_numbered(path: str, texts: Sequence[str], number: int) -> int:
+    """Add lines as the first free object at or after a number (0 for a new file); the number to go on with."""
+    data = "".join(f"{text}\n" for text in texts).encode()
+    while not create(_numbered(path, number), data):
+        number += 1
+    return number + 1
+
+
+def _numbered(path: str, number: int) -> str:
+    return f"{path}.d/{number:08d}"
 
 
 def lines(path: str) -> list[str]:
-    """The non-empty lines of a text file; none when it is missing."""
-    if not exists(path):
+    """The non-empty lines of a text file and of what was appended to it; none when it is missing."""
+    data = read(path) if exists(path) else b""
+    if is_remote(path):
+        data += b"\n" + b"".join(read_all([f"{path}.d/{name}" for name in names(f"{path}.d")]))
+    return [line for line in data.decode(errors="replace").split("\n") if line]
+
+
+def read_all(paths: Sequence[str]) -> list[bytes]:
+    """The bytes of several files, read side by side, in order."""
+    if not paths:
         return []
-    return [line for line in read(path).decode(errors="replace").split("\n") if line]
+    with ThreadPoolExecutor(min(_NUM_THREADS, len(paths))) as threads:
+        return list(threads.map(read, paths))
+
+
+def remove_lines(path: str) -> None:
+    """Delete a file of lines, and what was appended to it."""
+    remove(path)
+    if is_remote(path):
+        remove_folder(f"{path}.d")
+
+
+def check_conditional_create(root: str) -> None:
+    """Raises StorageError when the store behind `root` lets a second create replace the first: no lease would hold."""
+    probe = f"{root}/.probe-{uuid.uuid4().hex}"
+    is_kept = create(probe, b"first") and not create(probe, b"second")
+    remove(probe)
+    if not is_kept:
+        raise StorageError(
+            f"{root}: this object store ignores the condition that a new object must not exist yet (If-None-Match), "
+            "so that two drivers could hold one run. AWS S3, Google Cloud Storage, MinIO and Cloudflare R2 "
+            "keep it: use such a store, or a shared folder."
+        )
 
 
 def create_table(path: str, table: pa.Table) -> bool:
@@ -135,24 +217,33 @@ def create_table(path: str, table: pa.Table) -> bool:
 
     Metadata and chunk borders of `table` are dropped; pages carry checksums, which `read_table` verifies.
     """
+    return create(path, table_bytes(table))
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table as `create_table` stores it."""
     plain = table.replace_schema_metadata(None).combine_chunks()
     sink = pa.BufferOutputStream()
     pq.write_table(plain, sink, compression="zstd", write_page_checksum=True)
-    return create(path, sink.getvalue().to_pybytes())
+    return bytes(sink.getvalue().to_pybytes())
 
 
-def read_table(path: str, schema: pa.Schema) -> pa.Table:
-    """The table at a path, with exactly the columns of `schema`; StorageError when damaged or of other columns."""
+def read_table(path: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table at a path, with exactly the columns of `schema`; StorageError when damaged or of other columns.
+
+    With `columns` only these are decoded and returned, in their order in the file; the others are not looked into.
+    """
     data = read(path)
     try:
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        table = file.read(None if columns is None else list(columns), use_threads=False)  # parts are small
     except (pa.ArrowException, OSError) as error:
         raise StorageError(
-            f"{path} is damaged: {error}. Delete the folder of this step and run the same command again."
+            f"{path} is damaged: {error}. `semievol verify RUN --repair` lets a run make it again."
         ) from error
-    if not table.schema.equals(schema, check_metadata=False):
+    if not file.schema_arrow.equals(schema, check_metadata=False):
         raise StorageError(
-            f"{path} has the columns ({_columns(table.schema)}) where ({_columns(schema)}) were expected: "
+            f"{path} has the columns ({_columns(file.schema_arrow)}) where ({_columns(schema)}) were expected: "
             "it was made by another version of semievol-ray or by something else. Use another run directory."
         )
     return table.replace_schema_metadata(None)
@@ -160,10 +251,11 @@ def read_table(path: str, schema: pa.Schema) -> pa.Table:
 
 def num_rows(path: str) -> int:
     """The number of rows of a table, from its footer."""
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{path} cannot be read: {error}. Run the same command again.") from error
+    with open_read(path) as file:
+        try:
+            return int(pq.read_metadata(file).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{path} cannot be read: {error}. Run the same command again.") from error
 
 
 def digest(data: bytes) -> str:
@@ -175,41 +267,5 @@ def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def _local(path: str) -> Path:
-    if _SCHEME.match(path):
-        raise StorageError(f"{path} is not on a local disk, and only local paths are supported. Name a local folder.")
-    return Path(path)
-
-
-@contextlib.contextmanager
-def _temporary(target: Path, data: bytes) -> Iterator[Path]:
-    """A synced file with `data` beside `target`, gone on leaving unless it was renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # os.open and not tempfile: on a shared cluster the umask, not 0600, decides who may read a run
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _translated(path: str, verb: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "Check the disk it lies on, then run the same command again.")
-        raise StorageError(f"cannot {verb} {path}: {error.strerror or error}. {remedy}") from error
+def _disk(path: str) -> ModuleType:
+    return objectstore if is_remote(path) else localdisk

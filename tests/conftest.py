@@ -5,14 +5,18 @@ import csv
 import logging
 import shutil
 import signal
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from s3server import S3Server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a suite that was started in the background hands the ignored Ctrl-C on to the commands that it interrupts
@@ -76,7 +80,13 @@ def small_ray() -> Iterator[None]:
     """One small cluster for every run in this process."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _system_config={"metrics_report_interval_ms": 1000},  # 10 s else, which a test of metrics would wait
+    )
     yield
     ray.shutdown()
 
@@ -108,7 +118,8 @@ def map_here(patch: pytest.MonkeyPatch) -> None:
     def map_parts(function: Callable[..., Any], parts: Sequence[str], **constants: Any) -> Iterator[Any]:
         return (function({"part": part}, **constants) for part in reversed(parts))
 
-    for module in ("audit", "cuts", "minhash", "near_duplicates", "oracle", "pools", "retrieve", "select", "train"):
+    modules = ("audit", "cuts", "near_duplicates", "oracle", "pool", "pools", "retrieve", "select")
+    for module in (*modules, "ties", "train"):
         patch.setattr(f"semievol_ray.stages.{module}.map_parts", map_parts)
 
 
@@ -116,9 +127,10 @@ def run_here(patch: pytest.MonkeyPatch) -> None:
     """Whole runs of the scripted engine in this process: what actors do is done here, part by part."""
     from semievol_ray.placement import Node, Resources
     from semievol_ray.stages.context import Context
-    from semievol_ray.stages.session import EngineWorker, PartReport, Session, missing
+    from semievol_ray.stages.jobs import PartReport, Session, missing
+    from semievol_ray.stages.worker import EngineWorker
 
-    def run_session(session: Session, _: object, on_report: Callable[[PartReport], None], __: object) -> None:
+    def run_session(session: Session, _: object, on_report: Callable[[PartReport], None], *__: object) -> None:
         if work := missing(session):
             engine = EngineWorker(session)
             for name, jobs in work.items():
@@ -137,6 +149,30 @@ def run_here(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("semievol_ray.stages.groups.run_session", run_session)
     patch.setattr("semievol_ray.stages.retrieve._in_actor", in_actor)
     patch.setattr(Context, "resources", Resources((Node(2, 0),)))
+
+
+@pytest.fixture(scope="session")
+def s3_session() -> Iterator["S3Server"]:
+    """One S3 server for every test of this process, named by the usual environment."""
+    pytest.importorskip("moto", reason="the S3 server of the tests is moto's: pip install 'moto[server]' s3fs")
+    import s3server
+
+    with pytest.MonkeyPatch.context() as patch, s3server.running(patch) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_session: "S3Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "S3Server":
+    """The S3 server with nothing wrong, and a cache of downloads of this test's own."""
+    s3_session.behave()
+    monkeypatch.setenv("SEMIEVOL_CACHE", str(tmp_path / "cache"))
+    return s3_session
+
+
+@pytest.fixture
+def s3_root(s3: "S3Server") -> str:  # noqa: ARG001
+    """A place for a run in the store, new for every test, with a blank and a letter beyond ASCII in its key."""
+    return f"s3://runs/my runs/{uuid.uuid4().hex[:8]} ü"
 
 
 @pytest.fixture

@@ -77,7 +77,6 @@ MEANING = {
     "numerics.quantization": "vLLM's name of one",
     "numerics.train_dtype": "of fine-tuning; `auto` as above",
     "speed.part_rows": "rows of a part, the unit of work and of resume; `auto` is rows / 512 within 32..2048",
-    "speed.num_replicas": "engines of a group; `auto` is one a GPU, or one a node without GPUs",
     "speed.num_cpus_per_replica": "`auto` is a whole node's on the CPU, 1 beside a GPU",
     "speed.num_train_workers": "fine-tuning processes",
     "speed.per_device_train_batch_size": "examples at a time in each of them; the rest is accumulated",
@@ -88,6 +87,7 @@ MEANING = {
 
 
 REQUIRED_WITHIN = {"task": "required in a described task", "data.test": "required in `data.test`"}
+REQUIRED_WITHIN["speed.num_replicas"] = "required in a range"
 DEFAULT = {"method.collaborators": "`base_1`, `base_3`, `warm_0`, `warm_3`"}
 """Defaults too long for a cell, in words."""
 
@@ -143,7 +143,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _is_choice(annotation: Any) -> bool:
     """Whether a value may stand here instead of a mapping, as in `task: wordnet`."""
-    return str in get_args(annotation)
+    return any(part is str or get_origin(part) is Literal for part in get_args(annotation))
 
 
 def _values(field: FieldInfo) -> str:

@@ -1,12 +1,21 @@
 """Placement: what fits on a cluster, and the arithmetic of what does not."""
 
+import re
 from typing import Any
 
 import pytest
 
 from semievol_ray.config import SpeedConfig
 from semievol_ray.errors import PlacementError
-from semievol_ray.placement import Node, Replicas, Resources, place, place_training
+from semievol_ray.placement import (
+    Node,
+    Replicas,
+    Resources,
+    engine_memory_shortage,
+    place,
+    place_training,
+    training_memory_shortage,
+)
 
 LAPTOP = Resources((Node(2, 0),))
 TWO_CPU_NODES = Resources((Node(8, 0),) * 2)
@@ -53,8 +62,17 @@ def test_replicas_fill_the_cluster_or_are_as_asked(
         (TWO_CPU_NODES, {"num_cpus_per_replica": 12}, r"1 x \(12 CPUs, 0 GPUs\).*2 of 8 CPUs and 0 GPUs"),
         (TWO_CPU_NODES, {"num_cpus_per_replica": 5, "num_replicas": 3}, "room for 2"),
         (ONE_GPU, {"num_replicas": 2}, r"2 x \(1 CPUs, 1 GPUs\).*1 of 16 CPUs and 1 GPUs: room for 1"),
-        (ONE_GPU, {"engine_kwargs": {"tensor_parallel_size": 2}}, r"1 x \(1 CPUs, 2 GPUs\).*room for 0"),
-        (TWO_GPU_NODES, {"engine_kwargs": {"tensor_parallel_size": 16}}, "room for 0"),
+        (
+            ONE_GPU,
+            {"engine_kwargs": {"tensor_parallel_size": 2}},
+            "tensor_parallel_size 2 needs 2 GPUs on one node; the largest has 1",
+        ),
+        (
+            TWO_GPU_NODES,
+            {"engine_kwargs": {"tensor_parallel_size": 8, "pipeline_parallel_size": 2}},
+            "tensor_parallel_size 8 x pipeline_parallel_size 2 needs 16 GPUs on one node; the largest has 8",
+        ),
+        (TWO_CPU_NODES, {"num_replicas": {"min": 17, "max": 20}}, "num_replicas min 17 .* room for 16"),
         (UNEVEN, {"engine_kwargs": {"tensor_parallel_size": 2}, "num_replicas": 2}, "room for 1"),
         (Resources(()), {}, "nodes are none: room for 0"),
     ],
@@ -64,6 +82,84 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(
 ) -> None:
     with pytest.raises(PlacementError, match=told):
         place(SpeedConfig(**speed), resources)
+
+
+@pytest.mark.parametrize(
+    ("resources", "asked", "expected"),
+    [
+        (LAPTOP, {"min": 1, "max": 2}, Replicas(2, 1, 0, 1, 1, 2)),
+        (LAPTOP, {"min": 1, "max": 4}, Replicas(2, 1, 0, 1, 1, 4)),  # it starts with what fits and may grow
+        (TWO_GPU_NODES, {"min": 4, "max": 12}, Replicas(12, 1, 1, 1, 4, 12)),
+        (TWO_GPU_NODES, {"min": 4, "max": 64}, Replicas(16, 1, 1, 1, 4, 64)),
+    ],
+)
+def test_range_of_replicas_starts_with_as_many_as_fit(
+    resources: Resources, asked: dict[str, int], expected: Replicas
+) -> None:
+    assert place(SpeedConfig.model_validate({"num_replicas": asked}), resources) == expected
+
+
+def test_fixed_number_of_replicas_neither_shrinks_nor_grows() -> None:
+    placed = place(SpeedConfig(num_replicas=2), LAPTOP)
+
+    assert (placed.min_num, placed.num, placed.max_num) == (2, 2, 2)
+
+
+def test_cluster_that_grows_by_itself_is_waited_for() -> None:
+    speed = SpeedConfig(num_replicas=4, num_train_workers=3, autoscaling=True)
+
+    assert place(speed, ONE_GPU) == Replicas(4, 1, 1, 1)
+    assert place_training(speed, ONE_GPU) == (1, 1)
+
+
+GIB = 2**30
+T4 = Resources((Node(16, 4, 64 * GIB, (16 * GIB,) * 4, "a"),))
+
+
+@pytest.mark.parametrize(
+    ("speed", "weights", "told"),
+    [
+        ({}, 14e9, None),
+        (
+            {},
+            16.1e9,
+            r"weights need 16.1 GB; the smallest GPU has 17.2 GB, of which 0.92 is used: "
+            r"use speed.engine_kwargs.tensor_parallel_size 2",
+        ),
+        ({"engine_kwargs": {"tensor_parallel_size": 2}}, 30e9, None),
+        ({"engine_kwargs": {"tensor_parallel_size": 2}}, 40e9, r"over 2 GPUs .*20.0 GB each.*tensor_parallel_size 4"),
+        (
+            {"engine_kwargs": {"gpu_memory_utilization": 0.5}},
+            14e9,
+            r"of which 0.5 is used: use .*tensor_parallel_size 2",
+        ),
+        ({}, 140e9, r"no node has GPUs enough \(the largest has 4\)"),
+    ],
+)
+def test_weights_are_held_against_the_memory_of_the_gpus(
+    speed: dict[str, Any], weights: float, told: str | None
+) -> None:
+    found = engine_memory_shortage(SpeedConfig(**speed), T4, int(weights), "big in bfloat16")
+
+    assert found is None if told is None else found and re.search(told, found)
+
+
+def test_weights_of_every_engine_of_a_node_are_held_against_its_memory() -> None:
+    resources = Resources((Node(8, 0, 64 * 10**9, (), "large"), Node(4, 0, 8 * 10**9, (), "small")))
+
+    two = SpeedConfig(num_replicas=3, num_cpus_per_replica=2)
+    assert engine_memory_shortage(two, resources, 3 * 10**9, "m") is None
+    assert "2 engines on node small need 2 x 5.0 GB" in (engine_memory_shortage(two, resources, 5 * 10**9, "m") or "")
+    assert engine_memory_shortage(two, LAPTOP, 10**15, "m") is None  # its memory is not known
+
+
+def test_training_holds_the_weights_whole_unless_zero_divides_them() -> None:
+    told = training_memory_shortage(SpeedConfig(num_train_workers=4, zero_stage=2), T4, 40 * 10**9, "m")
+
+    assert told is not None
+    assert "each worker holds 40.0 GB of weights, and the smallest GPU has 17.2 GB" in told
+    assert "at least 3 workers" in told
+    assert training_memory_shortage(SpeedConfig(num_train_workers=4, zero_stage=3), T4, 40 * 10**9, "m") is None
 
 
 def test_training_workers_share_the_cpus_or_take_a_gpu_each() -> None:

@@ -37,6 +37,20 @@ def test_plain_lines_say_rows_done_rate_and_time_left_every_ten_seconds(clock: C
     assert len(lines) == 4
 
 
+def test_slow_part_of_a_step_is_shown_only_once_it_takes_long(clock: Clock) -> None:
+    quick, slow = io.StringIO(), io.StringIO()
+    for out, seconds in ((quick, 0.4), (slow, 1.0)):
+        with Progress(out).slow("count answers", 10) as bar:
+            for _ in range(10):
+                clock.seconds += seconds
+                bar.advance()
+    assert quick.getvalue() == ""
+    assert slow.getvalue().splitlines() == [
+        "count answers: 5/10 parts, 1.00/s, 5s left",
+        "count answers: 10/10 parts, 1.00/s, 10s, done",
+    ]
+
+
 def test_step_that_fails_is_not_said_to_be_done() -> None:
     out = io.StringIO()
     with pytest.raises(ValueError, match="broken"), Progress(out).step("drafts", 10):

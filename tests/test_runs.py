@@ -168,17 +168,17 @@ def test_attempts_are_numbered_and_outlive_a_torn_line(tmp_path: Path) -> None:
 
 def test_manifest_before_any_commit_is_that_of_the_last_open(tmp_path: Path) -> None:
     for model in ("mistaken", "mended"):
-        with Run.open(str(tmp_path / "run"), {"config": {"model": model}}):
+        with Run.open(str(tmp_path / "run"), {"name": "run", "config": {"model": model}}):
             pass
 
     assert read_manifest(str(tmp_path / "run"))["config"] == {"model": "mended"}
 
 
 def test_manifest_stays_once_a_step_is_committed(tmp_path: Path) -> None:
-    with Run.open(str(tmp_path / "run"), {"config": {"model": "a"}}) as run:
+    with Run.open(str(tmp_path / "run"), {"name": "run", "config": {"model": "a"}}) as run:
         run.commit(run.step("data/test", settings={}, inputs={}, parts=[]), {})
         first = read_manifest(str(tmp_path / "run"))
-    with Run.open(str(tmp_path / "run"), {"config": {"model": "b"}}) as run:
+    with Run.open(str(tmp_path / "run"), {"name": "run", "config": {"model": "b"}}) as run:
         assert run.attempt == 2
         assert Path(run.log_path) == tmp_path / "run" / "logs" / "attempt-0002.log"
         assert Path(run.log_path).parent.is_dir()
@@ -215,9 +215,9 @@ def test_relative_run_directory_gives_absolute_steps(tmp_path: Path, monkeypatch
         assert _select(run).path == str(tmp_path / "run" / "rounds" / "0001" / "select")
 
 
-def test_remote_run_directory_is_refused() -> None:
-    with pytest.raises(StorageError, match="only local paths"):
-        Run.open("s3://bucket/run", {})
+def test_run_directory_of_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(StorageError, match=r"local, s3:// or gs://"):
+        Run.open("ftp://host/run", {})
 
 
 def test_driver_taken_over_lands_neither_part_nor_commit(tmp_path: Path) -> None:

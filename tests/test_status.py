@@ -2,13 +2,15 @@ import json
 import os
 import socket
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from semievol_ray import cli, lease
 from semievol_ray.lease import Holder, Lease
-from semievol_ray.status import State, render, status
+from semievol_ray.status import RunStatus, State, status
+from semievol_ray.statuslines import render, short_count, size
 from tests.conftest import ScriptedRun
 
 
@@ -89,6 +91,116 @@ def test_status_json_holds_the_same_figures(scripted_run: ScriptedRun, capsys: p
     assert found["finished"] is True
     assert [step["name"] for step in found["steps"]] == [s.name for s in status(str(scripted_run.root)).steps]
     assert found["steps"][0]["state"] == "committed"
+
+
+def looked_at(root: Path, *events: dict[str, object]) -> RunStatus:
+    with (root / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+    return status(str(root))
+
+
+def test_status_of_a_held_run_without_events_for_minutes_says_so(copied_run: Path) -> None:
+    lines = (copied_run / "events.jsonl").read_text().splitlines()
+    long_ago = [{**json.loads(line), "time": "2026-01-01T10:00:00.000000+00:00"} for line in lines]
+    (copied_run / "events.jsonl").write_text("")
+    (copied_run / "rounds/0001/evaluate/step.json").unlink()
+    held = Lease.take(str(copied_run))
+    try:
+        found = looked_at(copied_run, *long_ago)
+    finally:
+        held.close()
+
+    assert found.is_silent
+    assert "silent: no event for" in render(found)
+    assert not status(str(copied_run)).is_silent, "nobody holds it any more"
+
+
+def test_status_of_a_session_under_way_tells_pace_time_left_and_troubles(copied_run: Path) -> None:
+    step = copied_run / "rounds/0001/drafts/warm_3"
+    record = json.loads((step / "step.json").read_text())
+    del record["committed"]
+    (step / "step.json").write_text(json.dumps(record))
+    (step / "part-00001.parquet").unlink()
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    told = {"step": "rounds/0001/drafts/warm_3", "part": "part-00000", "replica": "a" * 32, "node": "b" * 56}
+    figures = {"num_rows": 32, "num_errors": 1, "first_error": "too long", "num_tokens": 64, "num_prompt_tokens": 640}
+    held = Lease.take(str(copied_run))
+    try:
+        found = looked_at(
+            copied_run,
+            {"time": now, "kind": "session_started", "fence": 9},
+            {"time": now, "kind": "engine_died", "fence": 9, "seen": "CUDA out of memory"},
+            {"time": now, "kind": "part_committed", "fence": 9, **told, **figures, "seconds": 16.0},
+        )
+    finally:
+        held.close()
+
+    drafts = next(s for s in found.steps if s.name == "rounds/0001/drafts/warm_3")
+    assert found.pace is not None
+    assert found.pace.rows_per_second == pytest.approx(2.0)
+    assert drafts.rows_per_second == pytest.approx(2.0)
+    assert drafts.seconds_left == pytest.approx(33 / 2 / 2, rel=0.5)
+    text = render(found)
+    assert "2.0 rows/s, 40.0 prompt + 4.0 generated tokens/s" in text
+    assert "replica aaaaaaaa on node bbbbbbbb" in text
+    assert "engine_died: 1" in text
+    assert "CUDA out of memory" in text
+    assert "failed rows:" in text
+    assert max(len(line) for line in text.splitlines()[2:]) <= 80
+
+
+def test_status_knows_a_driver_elsewhere_by_its_renewals(copied_run: Path) -> None:
+    newest = lease.newest_holder(str(copied_run))
+    assert newest is not None
+    path = copied_run / f"lease/{newest.fence + 1:06d}.json"
+    path.write_text(json.dumps(asdict(Holder(newest.fence + 1, "elsewhere", 77, "123", counter=4))))
+    first = status(str(copied_run))
+    path.write_text(json.dumps(asdict(Holder(newest.fence + 1, "elsewhere", 77, "123", counter=5))))
+
+    assert first.running is None
+    assert status(str(copied_run), first).running is True
+
+
+def test_watch_ends_when_the_run_has_finished(scripted_run: ScriptedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", str(scripted_run.root), "--watch", "5", "--json"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["finished"] is True
+
+
+def test_disk_of_a_run_is_the_sum_of_its_files(scripted_run: ScriptedRun) -> None:
+    found = status(str(scripted_run.root))
+
+    assert found.num_bytes == sum(p.stat().st_size for p in scripted_run.root.rglob("*") if p.is_file())
+    assert all(step.num_bytes > 0 for step in found.steps)
+    assert sum(step.num_bytes for step in found.steps) < found.num_bytes
+
+
+def test_fine_tuning_under_way_shows_its_optimizer_steps(copied_run: Path) -> None:
+    step = copied_run / "rounds/0001/train"
+    record = json.loads((step / "step.json").read_text())
+    del record["committed"]
+    (step / "step.json").write_text(json.dumps(record))
+    (step / "curve.jsonl").write_text('{"step": 30, "num_steps": 120, "loss": 0.5}\n')
+
+    found = status(str(copied_run))
+
+    assert next((s.parts_done, s.parts_total) for s in found.steps if s.name == "rounds/0001/train") == (30, 120)
+    assert "30/120" in render(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (9_999, "9,999"), (12_345, "12.3k"), (999_900, "1.0M"), (99_950, "100k"), (10_000_000, "10.0M")],
+)
+def test_short_count_stays_within_five_characters(value: int, text: str) -> None:
+    assert short_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (99_600, "100 kB"), (2_000_000_000, "2.0 GB")]
+)
+def test_size_is_in_decimal_units(value: int, text: str) -> None:
+    assert size(value) == text
 
 
 def test_status_changes_nothing(copied_run: Path) -> None:

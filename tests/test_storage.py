@@ -3,12 +3,14 @@
 import errno
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from semievol_ray import storage
+from semievol_ray.backoff import Backoff
 from semievol_ray.errors import StorageError
 from semievol_ray.schema import GOLD
 
@@ -97,11 +99,10 @@ def test_missing_file_read_says_check_the_spelling(tmp_path: Path) -> None:
         storage.read(str(tmp_path / "absent"))
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/run", "file:///run", "gs://b"])
-def test_path_with_a_scheme_is_refused(path: str) -> None:
-    for use in (storage.read, storage.exists, storage.names, storage.remove, storage.make_folder):
-        with pytest.raises(StorageError, match="only local paths"):
-            use(path)
+def test_path_with_an_unknown_scheme_is_refused() -> None:
+    for use in (storage.read, storage.exists, storage.names, storage.remove, storage.make_folder, storage.absolute):
+        with pytest.raises(StorageError, match=r"local, s3:// or gs://"):
+            use("file:///run")
 
 
 def test_names_lists_by_suffix_without_unfinished_files(tmp_path: Path) -> None:
@@ -172,3 +173,59 @@ def test_table_of_other_columns_is_refused_with_both_lists(tmp_path: Path) -> No
     storage.create_table(path, pa.table({"id": ["a"], "label": ["A"]}))
     with pytest.raises(StorageError, match=r"\(id: string, label: string\).*\(id: string, answer: string\)"):
         storage.read_table(path, GOLD)
+
+
+def _once(error: OSError, action: Callable[..., object]) -> Callable[..., object]:
+    """An action that does its work and then fails, the first time; later it only works."""
+    errors = [error]
+
+    def failing(*arguments: object, **named: object) -> object:
+        done = action(*arguments, **named)
+        if errors:
+            raise errors.pop()
+        return done
+
+    return failing
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "BACKOFF", Backoff(total_seconds=1.0, first_seconds=0.001))
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT])
+def test_create_whose_link_was_made_before_a_failure_of_a_moment_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(os, "link", _once(OSError(code, os.strerror(code)), os.link))
+    assert storage.create(f"{tmp_path}/file", b"mine")
+    assert storage.read(f"{tmp_path}/file") == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_create_whose_link_nfs_repeated_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", _once(FileExistsError(errno.EEXIST, "File exists"), os.link))
+    assert storage.create(f"{tmp_path}/file", b"mine")
+    assert not storage.create(f"{tmp_path}/file", b"mine")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_append_line_after_a_failure_of_a_moment_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.append_line(f"{tmp_path}/log", "first")
+    monkeypatch.setattr(os, "fsync", _once(OSError(errno.EIO, "Input/output error"), os.fsync))
+    storage.append_line(f"{tmp_path}/log", "second")
+    assert storage.lines(f"{tmp_path}/log") == ["first", "second"]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_failure_that_stays_ends_in_a_storage_error_with_path_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "link", stale)
+    with pytest.raises(StorageError, match=r"cannot create .*file: Stale file handle\. Check the disk"):
+        storage.create(f"{tmp_path}/file", b"")
+    assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from semievol_ray.engines.base import Sampling
 from semievol_ray.errors import NothingAcceptedError
 from semievol_ray.methodconfig import PercentileConfig
 from semievol_ray.runs import Step
-from semievol_ray.stages import cuts, pools, select
+from semievol_ray.stages import cuts, pools, select, ties
 from semievol_ray.stages.answering import Asker, failed
 from semievol_ray.stages.justify import JustifyJob, justify_part
 from semievol_ray.tasks import Task
@@ -44,9 +44,9 @@ class MemoryStep:
     def missing_parts(self) -> tuple[str, ...]:
         return self.parts
 
-    def read_part(self, part: str, columns: pa.Schema) -> pa.Table:
+    def read_part(self, part: str, columns: pa.Schema, only: Sequence[str] | None = None) -> pa.Table:
         assert self.tables[part].schema.equals(columns)
-        return self.tables[part]
+        return self.tables[part].select(columns.names if only is None else only)
 
     def commit_part(self, part: str, table: pa.Table) -> bool:
         self.tables[part] = table
@@ -181,7 +181,7 @@ async def compare(seed: int) -> tuple[int, str]:
 
 
 def test_transcription_decides_a_thousand_random_pools_as_the_product_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (cuts, pools, select):
+    for module in (cuts, pools, select, ties):
         monkeypatch.setattr(module, "map_parts", in_process)
 
     async def every() -> list[tuple[int, str]]:

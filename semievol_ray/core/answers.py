@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Literal
 
 from semievol_ray.core import parsing, spans
@@ -142,16 +143,22 @@ def _canonical(fmt: AnswerFormat, gold: str, options: Sequence[str] | None) -> s
         case Choice():
             return parsing.gold_letter(gold.strip(), parsing.by_letter(options))
         case Labels():
-            by_key = {parsing.text_key(label): label for label in fmt.labels}
-            if parsing.text_key(gold) not in by_key:
+            label = _by_key(fmt.labels).get(parsing.text_key(gold))
+            if label is None:
                 raise ValueError(f"{gold!r} is not an answer; allowed: {', '.join(fmt.labels)}")
-            return by_key[parsing.text_key(gold)]
+            return label
         case Number():
             return parsing.number_text(gold.rpartition("####")[2])
         case Span():
             return spans.canonical_span(gold)
         case Free():
             return spans.canonical_free(gold)
+
+
+@lru_cache(maxsize=64)
+def _by_key(labels: tuple[str, ...]) -> dict[str, str]:
+    """Label of each text key: made once, for a pool has a gold answer a row."""
+    return {parsing.text_key(label): label for label in labels}
 
 
 def _encoded(found: ParsedAnswer | None, fmt: AnswerFormat | None = None) -> ParsedAnswer | None:

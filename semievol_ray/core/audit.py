@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semievol_ray.core.deciding import Coded
 from semievol_ray.core.metrics import Interval
 from semievol_ray.core.selection import num_kept
 
@@ -158,17 +159,28 @@ def what_if(confidences_R: Floats, gold: Judged | None, dev: Judged | None) -> l
     ]  # fmt: skip
 
 
-def agreement(answers: Sequence[Sequence[str | None]], equal: Callable[[str, str], bool], num: int) -> Counts:
+def equal_pairs(a: Coded, b: Coded, equal: Callable[[str, str], bool]) -> NDArray[np.int8]:
+    """Row by row 1 where both texts are equal, 0 where not, -1 where one is missing; each pair of texts is asked once.
+
+    `equal` need not be symmetric or transitive; it is called with a text of `a` and then one of `b`.
+    """
+    found_R = np.full(len(a.codes), -1, dtype=np.int8)
+    both_R = (a.codes >= 0) & (b.codes >= 0)
+    pairs_P, which_R = np.unique(a.codes[both_R] * len(b.values) + b.codes[both_R], return_inverse=True)
+    told = [equal(a.values[pair // len(b.values)], b.values[pair % len(b.values)]) for pair in pairs_P.tolist()]
+    found_R[both_R] = np.array(told, dtype=np.int8)[which_R]
+    return found_R
+
+
+def agreement(answers: Sequence[Coded], equal: Callable[[str, str], bool]) -> Counts:
     """Counts_CC of rows where collaborators i and j are both readable and equal; the diagonal: readable at all."""
-    counts_CC = np.zeros((num, num), dtype=np.int64)
-    for row in answers:
-        for i, a in enumerate(row):
-            for j in range(i, len(row)):
-                b = row[j]
-                if a is not None and b is not None and (a == b or equal(a, b)):
-                    counts_CC[i, j] += 1
-    upper_CC = np.triu(counts_CC, 1)
-    return counts_CC + upper_CC.T
+    counts_CC = np.zeros((len(answers), len(answers)), dtype=np.int64)
+    for i, a in enumerate(answers):
+        counts_CC[i, i] = int((a.codes >= 0).sum())
+        for j in range(i + 1, len(answers)):
+            same = equal_pairs(a, answers[j], lambda x, y: x == y or equal(x, y))
+            counts_CC[i, j] = counts_CC[j, i] = int((same == 1).sum())
+    return counts_CC
 
 
 def label_balance(

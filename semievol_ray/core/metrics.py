@@ -4,7 +4,7 @@ Invariant: shares are fractions of 1; a figure without anything to count is None
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,20 +78,22 @@ def class_table(gold: Sequence[str], predicted: Sequence[str | None]) -> list[Cl
     return [_class_row(label, support[label], chosen[label], hits[label]) for label in sorted(support | chosen)]
 
 
-def decision_table(decisions: Sequence[str], correct: Sequence[bool | None]) -> list[DecisionRow]:
-    """A row per `Decision`, in its order, also where no row got it; `correct` is None without gold or label."""
-    pairs = [(Decision(decision), right) for decision, right in zip(decisions, correct, strict=True)]
-    return [_decision_row(decision, [r for d, r in pairs if d is decision], len(pairs)) for decision in Decision]
+def decision_table(counts: Mapping[str, tuple[int, int, int]]) -> list[DecisionRow]:
+    """A row per `Decision`, in its order, also where no row got it.
+
+    `counts`: decision -> its rows, those of them with gold and label, and those of these that are right. ValueError for
+    a name that is no decision.
+    """
+    known = {Decision(name): of_one for name, of_one in counts.items()}
+    total = sum(rows for rows, _, _ in known.values())
+    found = [(decision, *known.get(decision, (0, 0, 0))) for decision in Decision]
+    return [
+        DecisionRow(d, rows, _ratio(rows, total), judged, _ratio(right, judged)) for d, rows, judged, right in found
+    ]
 
 
 def _class_row(label: str, support: int, chosen: int, hits: int) -> ClassRow:
     return ClassRow(label, support, _ratio(hits, chosen), _ratio(hits, support), _ratio(2 * hits, chosen + support))
-
-
-def _decision_row(decision: Decision, correct: Sequence[bool | None], total: int) -> DecisionRow:
-    judged = [right for right in correct if right is not None]
-    precision = _ratio(sum(judged), len(judged))
-    return DecisionRow(decision, len(correct), _ratio(len(correct), total), len(judged), precision)
 
 
 def _ratio(part: int, whole: int) -> float | None:

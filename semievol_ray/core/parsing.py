@@ -172,8 +172,13 @@ def _sole_label(labels: tuple[str, ...], text: str, start: int) -> ParsedAnswer 
     return _one(_label(labels, mention) for mention in pattern.finditer(text, start) if mention["negated"] is None)
 
 
+@lru_cache(maxsize=16)
+def _group_names(num: int) -> tuple[str, ...]:
+    return tuple(f"w{i}" for i in range(num))
+
+
 def _label(labels: tuple[str, ...], match: re.Match[str]) -> ParsedAnswer:
-    index = next(i for i in range(len(labels)) if match[f"w{i}"] is not None)
+    index = next(i for i, found in enumerate(match.group(0, *_group_names(len(labels)))[1:]) if found is not None)
     return ParsedAnswer(labels[index], *match.span(f"w{index}"))
 
 

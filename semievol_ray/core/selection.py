@@ -13,6 +13,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+FAILED = "the engine could not answer: "
+UNREADABLE = "no answer could be read"
+WITHOUT_CONFIDENCE = "no confidence: the answer was cut off, or too long to be scored"
+
 
 class Decision(StrEnum):
     """What became of an unlabeled row."""
@@ -82,6 +86,12 @@ def cut_after(values: NDArray[np.float32], num_rows: int, tied: Sequence[tuple[f
     return Cut(float(tau), share, row_id)
 
 
+def tied_room(values: NDArray[np.float32], theta: float) -> int:
+    """How many of the rows with H = tau `exact_cut` keeps: at least one."""
+    values_R = _finite(values)
+    return num_kept(theta, values_R.size) - int((values_R < np.float32(threshold(values_R, theta))).sum())
+
+
 def lowered(cuts: Mapping[str, Cut], ceiling: Mapping[str, Cut]) -> dict[str, Cut]:
     """Each key's stricter cut of both; a key that the ceiling does not have keeps its own."""
     return {key: _stricter(cut, ceiling.get(key, cut)) for key, cut in cuts.items()}
@@ -127,21 +137,36 @@ def decide(
     ValueError when the confidence is not finite, or no cut is given for a row that has one.
     """
     if error is not None:
-        return Decision.ENGINE_ERROR, f"the engine could not answer: {error}"
+        return Decision.ENGINE_ERROR, FAILED + error
     if label is None:
-        return Decision.UNREADABLE, "no answer could be read"
+        return Decision.UNREADABLE, UNREADABLE
     if confidence is None:
-        return Decision.UNCERTAIN, "no confidence: the answer was cut off, or too long to be scored"
+        return Decision.UNCERTAIN, WITHOUT_CONFIDENCE
     if not math.isfinite(confidence):
         raise ValueError(f"confidence {confidence} is not finite")
     if not cuts:
         raise ValueError(f"no cut for row {row_id}, which has a confidence")
     for name, cut in cuts:
         if not cut.keeps(confidence, vote_share, row_id):
-            return Decision.UNCERTAIN, _why_not(confidence, vote_share, cut) + _named(name)
+            return Decision.UNCERTAIN, why_not(confidence, vote_share, cut, name)
     name, cut = cuts[0]
+    return Decision.ACCEPTED, why(confidence, cut, name)
+
+
+def why(confidence: float, cut: Cut, name: str) -> str:
+    """The reason of a row that every cut keeps, by its first cut and that cut's name."""
     shown, shown_tau = _told_apart(confidence, cut.tau)
-    return Decision.ACCEPTED, f"confidence {shown} is at most tau {shown_tau}" + _named(name)
+    return f"confidence {shown} is at most tau {shown_tau}" + named(name)
+
+
+def why_not(confidence: float, vote_share: float, cut: Cut, name: str) -> str:
+    """The reason of a row that is behind this cut."""
+    return _behind(confidence, vote_share, cut) + named(name)
+
+
+def named(name: str) -> str:
+    """The end of a reason that says which cut it speaks of; nothing for the cut without a name."""
+    return f" ({name})" if name else ""
 
 
 def ties_excess(confidences: NDArray[np.float32], theta: float, tau: float) -> float:
@@ -174,7 +199,7 @@ def _cut_within(values: NDArray[np.float32], most: int) -> Cut:
     return Cut(float(last), 1.0, "")  # no row has a share above 1, or an id before "": no tie is kept
 
 
-def _why_not(confidence: float, vote_share: float, cut: Cut) -> str:
+def _behind(confidence: float, vote_share: float, cut: Cut) -> str:
     shown, shown_tau = _told_apart(confidence, cut.tau)
     if np.float32(confidence) != np.float32(cut.tau):
         return f"confidence {shown} is above tau {shown_tau}"
@@ -185,11 +210,7 @@ def _why_not(confidence: float, vote_share: float, cut: Cut) -> str:
     return f"confidence {shown} is tied at tau and in vote share, and behind by id"
 
 
-def _named(name: str) -> str:
-    return f" ({name})" if name else ""
-
-
 def _told_apart(a: float, b: float) -> tuple[str, str]:
     """Both numbers with as few decimals, at least three, as show which is larger."""
-    shown = [(f"{a:.{digits}f}", f"{b:.{digits}f}") for digits in range(3, 13)]
-    return next((pair for pair in shown if pair[0] != pair[1]), shown[0])
+    shown = ((f"{a:.{digits}f}", f"{b:.{digits}f}") for digits in range(3, 13))
+    return next((pair for pair in shown if pair[0] != pair[1]), (f"{a:.3f}", f"{b:.3f}"))

@@ -4,11 +4,10 @@ Invariant: nothing serves or trains on an adapter that `verify_adapter` has not 
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
-from semievol_ray import storage
-from semievol_ray.errors import AdapterError
+from semievol_ray import folders, storage
+from semievol_ray.errors import AdapterError, StorageError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -23,9 +22,10 @@ def verify_adapter(folder: str) -> dict[str, int]:
     from safetensors.numpy import load_file
 
     try:
-        rank = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["r"]
-        tensors = load_file(str(Path(folder) / WEIGHTS))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        here = folders.local_copy(folder)
+        rank = json.loads(storage.read(f"{here}/{CONFIG}"))["r"]
+        tensors = load_file(f"{here}/{WEIGHTS}")
+    except (OSError, ValueError, KeyError, SafetensorError, StorageError) as error:
         raise AdapterError(f"{folder}: the saved adapter cannot be re-opened: {error}") from error
     if not tensors:
         raise AdapterError(f"{folder}: the saved adapter holds no tensor")
@@ -50,15 +50,15 @@ def _fault(name: str, tensor: Any, rank: int, np: Any) -> str | None:
 
 def adapter_digest(folder: str) -> str:
     """sha256 over the weights and the configuration of an adapter folder."""
-    parts = [storage.digest(storage.read(str(Path(folder) / name))) for name in (CONFIG, WEIGHTS)]
+    parts = [storage.digest(storage.read(f"{folder}/{name}")) for name in (CONFIG, WEIGHTS)]
     return storage.digest("".join(parts).encode())
 
 
 def adapter_rank(folder: str) -> int:
     """r of an adapter folder. Raises AdapterError when its configuration cannot be read."""
     try:
-        return int(json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError) as error:
+        return int(json.loads(storage.read(f"{folder}/{CONFIG}"))["r"])
+    except (ValueError, KeyError, StorageError) as error:
         raise AdapterError(f"{folder}: the adapter's configuration cannot be read: {error}") from error
 
 

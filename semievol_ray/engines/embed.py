@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from semievol_ray.engines.base import Embedder
 from semievol_ray.engines.scripted import HashEmbedder
+from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import MissingExtraError
 
 HASH = "hash"
@@ -23,7 +24,7 @@ class SentenceEmbedder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise MissingExtraError("embeddings need sentence-transformers: pip install 'semievol-ray[cpu]'") from error
-        self._model = SentenceTransformer(path, local_files_only=True, trust_remote_code=False)
+        self._model = SentenceTransformer(local_weights(path), local_files_only=True, trust_remote_code=False)
         self._batch_size = batch_size
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -34,5 +35,5 @@ class SentenceEmbedder:
 
 
 def open_embedder(path: str) -> Embedder:
-    """The embedder of a local model folder, or the scripted one for the name `hash`."""
+    """The embedder of a model folder or address, or the scripted one for the name `hash`."""
     return HashEmbedder() if path == HASH else SentenceEmbedder(path)

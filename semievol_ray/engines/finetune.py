@@ -6,21 +6,24 @@ divided by its number of answer tokens, whatever the number of workers or of acc
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from semievol_ray import schema, storage
+from semievol_ray import folders, schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.prompts import question_messages
+from semievol_ray.engines.adapters import verify_adapter
 from semievol_ray.engines.base import Tokenizer
-from semievol_ray.engines.models import cache_folder
+from semievol_ray.engines.loss import TrainingExample, answer_loss, collate
 from semievol_ray.engines.operators import load_cpu_operators
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
+from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import DataError
+from semievol_ray.events import LineLog
 from semievol_ray.tasks import Task
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,6 @@ class FinetuneSpec:
     curve: str
 
 
-@dataclass(frozen=True)
-class TrainingExample:
-    """Token ids of a prompt and its answer; the answer is the last `num_answer` of them."""
-
-    ids: tuple[int, ...]
-    num_answer: int
-    weight: float
-
-
 def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, float]:
     """Fine-tune with LoRA and save the adapter to `spec.out`; runs in every worker, torch.distributed already up.
 
@@ -62,12 +56,13 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     if not spec.on_gpu:
-        load_cpu_operators(cache_folder())
+        load_cpu_operators(Path(folders.cache_folder()))
     set_seed(spec.seed)
-    tokenizer = load_tokenizer(spec.model_path)
+    model_path = local_weights(spec.model_path)
+    tokenizer = load_tokenizer(model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)
     model = AutoModelForCausalLM.from_pretrained(
-        spec.model_path, dtype=getattr(torch, spec.dtype), local_files_only=True, trust_remote_code=False
+        model_path, dtype=getattr(torch, spec.dtype), local_files_only=True, trust_remote_code=False
     )
     trainer = _trainer(spec, _with_lora(model, spec.train), examples)
     output = trainer.train()
@@ -100,49 +95,6 @@ def tokenised(rows: Sequence[Mapping[str, Any]], spec: FinetuneSpec, tokenizer: 
             )
         examples.append(TrainingExample((*prompt, *answer), len(answer), row["weight"]))
     return examples
-
-
-def collate(examples: Sequence[TrainingExample], pad: int) -> dict[str, Any]:
-    """A left-padded batch of shape (B, T): answers end together, so that only the last positions need logits."""
-    import torch
-
-    width = max(len(e.ids) for e in examples)
-    gaps = [width - len(e.ids) for e in examples]
-    ids_BT = torch.tensor([[pad] * gap + list(e.ids) for gap, e in zip(gaps, examples, strict=True)])
-    mask_BT = torch.tensor([[0] * gap + [1] * len(e.ids) for gap, e in zip(gaps, examples, strict=True)])
-    labels_BT = ids_BT.clone()
-    for row, example in enumerate(examples):
-        labels_BT[row, : width - example.num_answer] = IGNORED
-    return {
-        "input_ids": ids_BT,
-        "attention_mask": mask_BT,
-        "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0),
-        "labels": labels_BT,
-        "weights": torch.tensor([e.weight for e in examples]),
-    }
-
-
-def weighted_nll(logits_BKV: Any, labels_BK: Any, weights_B: Any) -> Any:
-    """Sum over the batch of weight x -log P(answer token); `logits_BKV[:, i]` predicts `labels_BK[:, i]`."""
-    import torch
-
-    nll_BK = torch.nn.functional.cross_entropy(
-        logits_BKV.float().transpose(1, 2), labels_BK, ignore_index=IGNORED, reduction="none"
-    )
-    return (nll_BK * weights_B[:, None]).sum()
-
-
-def answer_loss(model: Any, batch: Mapping[str, Any], num_tokens: Any = None) -> tuple[Any, Any]:
-    """`weighted_nll` of a collated batch over `num_tokens` answer tokens (the batch's own when None), and the outputs.
-
-    Logits are made for the answer positions alone.
-    """
-    labels_BT = batch["labels"]
-    longest = int((labels_BT != IGNORED).sum(1).max())
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids")}
-    out = model(**inputs, logits_to_keep=longest + 1)
-    total = weighted_nll(out.logits[:, :-1], labels_BT[:, -longest:], batch["weights"])
-    return total / ((labels_BT != IGNORED).sum() if num_tokens is None else num_tokens), out
 
 
 def deepspeed_config(zero_stage: int, *, on_gpu: bool, dtype: str) -> dict[str, Any]:
@@ -221,7 +173,7 @@ def _arguments(spec: FinetuneSpec) -> Any:
     per_worker = train.train_batch_size // speed.num_train_workers
     micro = max(d for d in range(1, min(speed.per_device_train_batch_size, per_worker) + 1) if per_worker % d == 0)
     return TrainingArguments(
-        output_dir=os.path.join(os.path.dirname(spec.curve), "trainer"),  # noqa: PTH118, PTH120
+        output_dir=_trainer_folder(spec.curve),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=per_worker // micro,
         learning_rate=train.learning_rate,
@@ -246,8 +198,16 @@ def _arguments(spec: FinetuneSpec) -> Any:
     )
 
 
+def _trainer_folder(curve: str) -> str:
+    """Where transformers may write, though it is told to save nothing: beside the curve, or on this machine."""
+    folder = tempfile.gettempdir() if storage.is_remote(curve) else os.path.dirname(curve)  # noqa: PTH120
+    return f"{folder}/trainer"
+
+
 def _curve_writer(path: str) -> Any:
     from transformers import TrainerCallback
+
+    curve = LineLog(path)
 
     class CurveWriter(TrainerCallback):
         """Appends one JSON line a step: step, of how many, loss, gradient norm, learning rate."""
@@ -255,7 +215,10 @@ def _curve_writer(path: str) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
             if state.is_world_process_zero and logs and "loss" in logs:
                 line = {"step": state.global_step, "num_steps": state.max_steps, **logs}
-                storage.append_line(path, json.dumps(line))
+                curve.write(json.dumps(line))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            curve.close()
 
     return CurveWriter()
 
@@ -269,7 +232,10 @@ def _save(trainer: Any, out: str) -> None:
         with _gathered(parameter, trainer.args.deepspeed):
             gathered[name] = parameter.detach().float().cpu().clone()
     if trainer.args.process_index == 0:
-        model.save_pretrained(out, state_dict=gathered)
+        with folders.local_folder(out) as folder:
+            model.save_pretrained(folder, state_dict=gathered)
+            if folder != out:
+                verify_adapter(folder)
 
 
 def _gathered(parameter: Any, uses_deepspeed: Any) -> Any:

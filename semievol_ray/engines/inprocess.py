@@ -31,8 +31,13 @@ class InProcessEngine:
     everything, and two processes that fight for the same cores.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], make: Callable[[dict[str, Any]], Any] | None = None) -> None:
-        self._make = make or _engine
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        make: Callable[[dict[str, Any]], Any] | None = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._make, self._beat = make or _engine, beat
         self._arrived: SimpleQueue[_Arrived | None] = SimpleQueue()
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(dict(arguments), started), name="vllm", daemon=True)
@@ -65,6 +70,7 @@ class InProcessEngine:
             except Exception as error:
                 self._die(error, waiting)
                 return
+            self._beat()
             for output in outputs:
                 if output.finished:
                     _answer(waiting.pop(output.request_id), output, None)
@@ -85,7 +91,7 @@ class InProcessEngine:
 
     def _die(self, error: Exception, waiting: Mapping[str, _Arrived]) -> None:
         """Tell every caller, and those still to come, that the engine is gone."""
-        dead = EngineDiedError(f"the vLLM engine died: {error}")
+        dead = EngineDiedError(f"the vLLM engine died: {type(error).__name__}: {error}")
         dead.__cause__ = error
         for item in waiting.values():
             _answer(item, None, dead)

@@ -4,15 +4,15 @@ Invariant: a path that leaves here holds config.json and safetensors weights, ne
 """
 
 import difflib
-import os
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from semievol_ray import folders, storage
 from semievol_ray.engines.packaged import PACKAGED, packaged_folder
-from semievol_ray.engines.weights import READ_SUFFIXES, check_weights, folder_digest, translated
+from semievol_ray.engines.weights import READ_SUFFIXES, check_weights, folder_digest, local_weights, translated
 from semievol_ray.errors import MissingExtraError, ModelError
 
 _HUB_PATTERNS = [f"*{suffix}" for suffix in sorted(READ_SUFFIXES)]
@@ -21,7 +21,11 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """Weights on this machine; `digest` (SHA-256) changes with any file that is read to load them."""
+    """Where a model's weights lie; `digest` (SHA-256) changes with any file that is read to load them.
+
+    `path` is a folder on this machine, or the address (s3://, gs://) that the model was named by: who loads it calls
+    `local_weights` where it is loaded.
+    """
 
     name: str
     path: str
@@ -35,7 +39,7 @@ def tell(message: str) -> None:
 
 def model_known(name: str) -> bool:
     """Whether `resolve_model` would try this name; looks at no network and at no weights."""
-    return _is_model_folder(name) or name in PACKAGED or _is_hub_name(name)
+    return storage.is_remote(name) or _is_model_folder(name) or name in PACKAGED or _is_hub_name(name)
 
 
 def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str], None] = tell) -> ResolvedModel:
@@ -44,7 +48,9 @@ def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str]
     A folder goes before a packaged model, that before a hub name. `cache` replaces the user's cache folder. Raises
     ModelError for a name that stands for nothing, weights that cannot be had, damaged or pickled ones.
     """
-    folder = cache_folder(cache)
+    folder = _cache_folder(cache)
+    if storage.is_remote(name):
+        return _stored(name, folder, report)
     if _is_model_folder(name):
         path = Path(name).expanduser().absolute()
     elif name in PACKAGED:
@@ -59,12 +65,18 @@ def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str]
         return ResolvedModel(name, str(path), folder_digest(path, folder, report))
 
 
-def cache_folder(cache: str | None = None) -> Path:
-    """Where this user's downloads lie: SEMIEVOL_CACHE, else semievol_ray in XDG_CACHE_HOME or ~/.cache."""
-    chosen = cache or os.environ.get("SEMIEVOL_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "semievol_ray"
+def _stored(name: str, cache: Path, report: Callable[[str], None]) -> ResolvedModel:
+    """A model in an object store, downloaded here too: its digest is that of the same folder on a disk."""
+    path = Path(local_weights(name))
+    try:
+        check_weights(path)
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(path), name)) from None
+    return ResolvedModel(name, storage.absolute(name), folder_digest(path, cache, report))
+
+
+def _cache_folder(cache: str | None) -> Path:
+    return Path(cache).expanduser().absolute() if cache else Path(folders.cache_folder())
 
 
 def _is_model_folder(name: str) -> bool:

@@ -4,32 +4,49 @@ Invariant: a merged model exists on disk only while it is being loaded.
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 
+from semievol_ray import folders
 from semievol_ray.engines.base import EngineSpec, Generator
+from semievol_ray.engines.weights import local_weights
 
 
-def open_generator(spec: EngineSpec) -> Generator:
-    """Start the engine of a spec; takes seconds to minutes. Adapters to merge are merged first."""
+def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None) -> Generator:
+    """Start the engine of a spec; takes seconds to minutes. Adapters to merge are merged first.
+
+    `beat` is called as the engine computes, where it can tell: a sign of life between two answers.
+    """
+    spec = _brought_here(spec)
     if spec.merged is None or spec.kind == "scripted":
-        return _open(spec)
+        return _open(spec, beat)
     from semievol_ray.engines.adapters import merge
 
     with tempfile.TemporaryDirectory(prefix="semievol-merged-") as folder:
         merge(spec.model_path, spec.merged, spec.dtype, folder)
-        return _open(replace(spec, model_path=folder))
+        return _open(replace(spec, model_path=folder), beat)
 
 
-def _open(spec: EngineSpec) -> Generator:
+def _brought_here(spec: EngineSpec) -> EngineSpec:
+    """The spec with folders on this machine for those that it names in an object store."""
+    return replace(
+        spec,
+        model_path=local_weights(spec.model_path),
+        merged=spec.merged and folders.local_copy(spec.merged),
+        adapters={name: folders.local_copy(path) for name, path in spec.adapters.items()},
+    )
+
+
+def _open(spec: EngineSpec, beat: Callable[[], None]) -> Generator:
     match spec.kind:
         case "vllm":
             from semievol_ray.engines.vllm import VllmGenerator
 
-            return VllmGenerator(spec)
+            return VllmGenerator(spec, beat)
         case "transformers":
             from semievol_ray.engines.transformers import TransformersGenerator
 
-            return TransformersGenerator(spec)
+            return TransformersGenerator(spec, beat)
         case "scripted":
             from semievol_ray.engines.scripted import ScriptedGenerator
 

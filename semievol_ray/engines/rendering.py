@@ -5,6 +5,7 @@ Invariant: training ids = prompt_ids(...) + answer_ids(...), and prompt_ids(...)
 
 from collections.abc import Sequence
 from datetime import date
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, cast
 
@@ -81,16 +82,17 @@ def _render(
 
 
 def _apply(tokenizer: Tokenizer, messages: Sequence[Message], template_date: str, add_generation_prompt: bool) -> str:
-    fixed = date.fromisoformat(template_date)
     turns = [{"role": m.role, "content": m.content} for m in messages]
     text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=add_generation_prompt, **_clock(fixed)
+        turns, tokenize=False, add_generation_prompt=add_generation_prompt, **_clock(template_date)
     )
     return str(text)
 
 
-def _clock(fixed: date) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def _clock(template_date: str) -> dict[str, Any]:
     """What templates that read the clock use, held still: Llama's date_string and strftime_now."""
+    fixed = date.fromisoformat(template_date)
     return {"date_string": fixed.strftime("%d %b %Y"), "strftime_now": fixed.strftime}
 
 

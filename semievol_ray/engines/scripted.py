@@ -6,20 +6,26 @@ Invariant: the same request gives the same completion on every machine, in any o
 import asyncio
 import hashlib
 import json
+import math
+import os
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from semievol_ray import folders
 from semievol_ray.core.answers import AnswerFormat, Choice, Free, Labels, Number, Span
 from semievol_ray.engines.base import Completion, EngineSpec, Request, ScoreRequest, Tokenizer
-from semievol_ray.errors import EngineDiedError
+from semievol_ray.errors import ConfigError, EngineDiedError
 
 _END = 256
 HASH_DIMENSIONS = 64
+_NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB (the scripted engine was told to say so)"
 
 
 class ByteTokenizer:
@@ -43,23 +49,30 @@ class ScriptedGenerator:
     """Answers with the bracketed word of the question, `[plant]`, as often as its skill allows, else with a hashed one.
 
     Skill is 0.4 for a base model, more with demonstrations, and what `finetune` wrote for an adapter. A test may set
-    `seconds_per_request` among the speed arguments and `break_every` among the numerics (every n-th request of an
-    engine kills it).
+    `seconds_per_request` among the speed arguments (with `seconds_sigma` the mean of a log-normal draw by prompt, and
+    max_num_seqs requests are served at once, the others wait), and among the numerics `break_every` (every n-th request
+    of an engine kills it), `die_on` (words: a question that holds one ends the engine in its way), and
+    `most_num_seqs` (an engine of more max_num_seqs has no memory to start).
     """
 
     def __init__(self, spec: EngineSpec) -> None:
         self.tokenizer: Tokenizer = ByteTokenizer()
         self.max_num_seqs = int(spec.speed.get("max_num_seqs", 64))
+        if self.max_num_seqs > float(spec.numerics.get("most_num_seqs", "inf")):
+            raise RuntimeError(_NO_MEMORY)
+        self._die_on: Mapping[str, str] = spec.numerics.get("die_on", {})
         folder = spec.merged or next(iter(spec.adapters.values()), None)
         self._adapter_skill = _skill_of(folder) if folder else 0.0
         self._merged = spec.merged is not None
         self._answers = _possible_answers(spec.answer_format)
         self._seconds = float(spec.speed.get("seconds_per_request", 0.0))
+        self._sigma = float(spec.speed.get("seconds_sigma", 0.0))
+        self._seats = asyncio.Semaphore(self.max_num_seqs)
         self._requests_left = float(spec.numerics.get("break_every", "inf"))
 
     async def generate(self, request: Request) -> Completion:
-        await self._admit()
         prompt = self.tokenizer.decode(request.prompt_ids)
+        await self._admit(prompt)
         adapted = request.adapter is not None or self._merged
         skill = self._adapter_skill if adapted else 0.4 + 0.1 * min(prompt.count("<assistant>") - 1, 3)
         draw = _uniform(f"{adapted}{self._adapter_skill if adapted else 0}{request.sampling}{prompt}")
@@ -71,18 +84,46 @@ class ScriptedGenerator:
 
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:
         """Log-probabilities with which `generate` would return these tokens; a right answer's are higher."""
-        await self._admit()
-        nll = _nll(self.tokenizer.decode(request.prompt_ids), self.tokenizer.decode(request.answer_ids))
+        prompt = self.tokenizer.decode(request.prompt_ids)
+        await self._admit(prompt)
+        nll = _nll(prompt, self.tokenizer.decode(request.answer_ids))
         return (-nll,) * len(request.answer_ids)
 
-    async def _admit(self) -> None:
+    async def _admit(self, prompt: str) -> None:
+        question = prompt.rsplit("<user>", 1)[-1] if self._die_on else ""
+        for word in (word for word in self._die_on if word in question):
+            await _die(self._die_on[word])
         self._requests_left -= 1
         if self._requests_left <= 0:
             raise EngineDiedError("the scripted engine was told to break here")
-        await asyncio.sleep(self._seconds)
+        if not self._sigma:
+            await asyncio.sleep(self._seconds)
+            return
+        async with self._seats:
+            await asyncio.sleep(service_seconds(prompt, self._seconds, self._sigma))
 
     def close(self) -> None:
         return None
+
+
+_NEVER = asyncio.Event()  # held, for what waits on an event that nothing holds is collected as garbage
+
+
+async def _die(how: str) -> None:
+    """The ways in which engines end: an error of the engine, or of memory; the process is gone, or stands still."""
+    match how:
+        case "error":
+            raise EngineDiedError("the scripted engine was told to end at this prompt")
+        case "memory":
+            raise RuntimeError(_NO_MEMORY)
+        case "exit":
+            os._exit(1)
+        case "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "hang":
+            await _NEVER.wait()
+        case _:
+            raise ConfigError(f"die_on {how!r}: error, memory, exit, freeze or hang was expected")
 
 
 class HashEmbedder:
@@ -100,18 +141,22 @@ def finetune(examples: Sequence[Mapping[str, Any]], out: str) -> dict[str, float
     num = len(examples)
     digest = hashlib.sha256(json.dumps(sorted(e["id"] + e["answer"] for e in examples)).encode()).digest()
     weights = np.frombuffer(digest, dtype=np.uint8).astype(np.float32).reshape(4, 8) / 255
-    Path(out).mkdir(parents=True, exist_ok=True)
-    save_file(
-        {
-            "base_model.model.scripted.lora_A.weight": weights,
-            "base_model.model.scripted.lora_B.weight": weights.T.copy(),
-        },
-        str(Path(out) / "adapter_model.safetensors"),
-    )
+    tensors = {
+        "base_model.model.scripted.lora_A.weight": weights,
+        "base_model.model.scripted.lora_B.weight": weights.T.copy(),
+    }
     skill = 0.5 + 0.45 * num / (num + 50)
     config = {"peft_type": "LORA", "r": 4, "scripted_skill": skill}
-    (Path(out) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with folders.local_folder(out) as folder:
+        save_file(tensors, f"{folder}/adapter_model.safetensors")
+        Path(folder, "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return {"train_loss": 1 - skill, "num_steps": float(num)}
+
+
+def service_seconds(prompt: str, mean: float, sigma: float) -> float:
+    """The seconds that a prompt is served for: log-normal over prompts with this mean, the same for the same prompt."""
+    drawn = NormalDist().inv_cdf(min(max(_uniform("seconds" + prompt), 1e-9), 1 - 1e-9))
+    return mean * math.exp(sigma * drawn - sigma**2 / 2)
 
 
 def _skill_of(adapter: str) -> float:

@@ -26,9 +26,9 @@ class _Waiting:
 class TransformersGenerator:
     """Hosts one transformers model; batches of up to `max_num_seqs` (default 16) waiting requests of one kind."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, beat: Callable[[], None] = lambda: None) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteriaList
 
         torch.set_num_threads(spec.num_threads)
         torch.manual_seed(spec.seed)
@@ -42,6 +42,7 @@ class TransformersGenerator:
         model.generation_config = plain()
         self._adapters = dict(spec.adapters)
         self._model = _with_adapters(model, spec.adapters).eval().to("cuda" if spec.on_gpu else "cpu")
+        self._stopping = StoppingCriteriaList([_beating(beat)])
         self._queue: list[_Waiting] = []
         self._runner: asyncio.Task[None] | None = None
 
@@ -127,6 +128,7 @@ class TransformersGenerator:
                 pad_token_id=self._stop_ids[0],
                 return_dict_in_generate=True,
                 output_logits=True,
+                stopping_criteria=self._stopping,
                 **how,
             )
         tokens_BG = out.sequences[:, ids_BT.shape[1] :]
@@ -156,6 +158,19 @@ class TransformersGenerator:
 
     def close(self) -> None:
         del self._model
+
+
+def _beating(beat: Callable[[], None]) -> Any:
+    """A stopping criterion that stops nothing, and beats with every token."""
+    import torch
+    from transformers import StoppingCriteria
+
+    class Beating(StoppingCriteria):  # type: ignore[misc,unused-ignore]
+        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:  # noqa: ARG002
+            beat()
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    return Beating()
 
 
 def _with_adapters(model: Any, adapters: Any) -> Any:

@@ -7,10 +7,18 @@ adapter rows where that is silently wrong. Prompt log-probabilities are never as
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, ScoreRequest, Tokenizer
+from semievol_ray.engines.base import (
+    Completion,
+    EngineSpec,
+    Request,
+    RequestFailedError,
+    Sampling,
+    ScoreRequest,
+    Tokenizer,
+)
 from semievol_ray.engines.inprocess import InProcessEngine
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
 from semievol_ray.errors import EngineDiedError, MissingExtraError
@@ -19,13 +27,13 @@ from semievol_ray.errors import EngineDiedError, MissingExtraError
 class VllmGenerator:
     """Hosts one vLLM engine; `generate` may be called many times at once from one event loop."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, beat: Callable[[], None] = lambda: None) -> None:
         _set_environment(spec)
         arguments = engine_arguments(spec)
         self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
         self.max_num_seqs: int = arguments["max_num_seqs"]
         self._end_of_turn = end_of_turn_id(self.tokenizer, "2024-01-01")
-        self._engine = _engine(spec, arguments)
+        self._engine = _engine(spec, arguments, beat)
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
         self._ids = itertools.count()
@@ -50,7 +58,7 @@ class VllmGenerator:
     async def _output(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> Any:
         """vLLM's CompletionOutput for one prompt. Raises EngineDiedError when the engine is gone."""
         from vllm import TokensPrompt
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt, final = TokensPrompt(prompt_token_ids=list(prompt_ids)), None
         try:
@@ -60,6 +68,8 @@ class VllmGenerator:
                 final = output
         except EngineDeadError as error:
             raise EngineDiedError(f"the vLLM engine died: {error}") from error
+        except (ValueError, EngineGenerateError) as error:  # what vLLM refuses, or fails at, in this request alone
+            raise RequestFailedError(f"vLLM did not answer this request: {type(error).__name__}: {error}") from error
         assert final is not None
         return final.outputs[0]
 
@@ -76,10 +86,11 @@ class VllmGenerator:
         del self._engine  # else AsyncLLM's destructor complains at the interpreter's end
 
 
-def _engine(spec: EngineSpec, arguments: dict[str, Any]) -> Any:
+def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None]) -> Any:
     """vLLM's asynchronous engine, whose core has a process of its own; on a CPU an engine within this process.
 
-    Two processes keep a GPU busy while Python renders. On a CPU they fight for the same cores and import all twice.
+    Either beats with every step. Two processes keep a GPU busy while Python renders. On a CPU they fight for the same
+    cores and import all twice.
     """
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -89,8 +100,23 @@ def _engine(spec: EngineSpec, arguments: dict[str, Any]) -> Any:
         raise MissingExtraError(f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'") from error
     if _in_thread(spec):
         arguments = {k: v for k, v in arguments.items() if k != "enable_log_requests"}
-        return InProcessEngine(arguments)
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        return InProcessEngine(arguments, beat=beat)
+    return _beating(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), beat)
+
+
+def _beating(engine: Any, beat: Callable[[], None]) -> Any:
+    """An AsyncLLM that beats whenever outputs of a step arrive; between answers vLLM tells of none of them."""
+    processor = getattr(engine, "output_processor", None)
+    process = getattr(processor, "process_outputs", None)
+    if processor is None or process is None:  # another vLLM: the end of each answer is left as a beat
+        return engine
+
+    def beating(*args: Any, **kwargs: Any) -> Any:
+        beat()
+        return process(*args, **kwargs)
+
+    processor.process_outputs = beating
+    return engine
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:

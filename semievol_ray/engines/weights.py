@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from semievol_ray import storage
+from semievol_ray import folders, storage
 from semievol_ray.errors import ModelError, StorageError
 
 READ_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
@@ -21,13 +21,24 @@ _PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
 _OTHER_FOLDERS = re.compile(r"checkpoint-.*|global_step.*|onnx|openvino|original|runs|\..*")
 
 
+def local_weights(folder: str) -> str:
+    """A model's folder on this machine: itself when local, else a download of the files that loading reads."""
+    return folders.local_copy(folder, lambda name: is_read(Path(name)))
+
+
+def is_read(name: Path) -> bool:
+    """Whether loading a model may read this file; its name is relative to the model's folder."""
+    others = any(_OTHER_FOLDERS.fullmatch(folder) for folder in name.parts[:-1])
+    return not others and name.suffix in READ_SUFFIXES and not name.name.startswith(".")
+
+
 def model_files(folder: Path) -> list[str]:
     """Names, relative and sorted, of the files that loading a model may read."""
     found = []
-    for here, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _OTHER_FOLDERS.fullmatch(name)]
-        kept = [name for name in files if Path(name).suffix in READ_SUFFIXES and not name.startswith(".")]
-        found += [(Path(here) / name).relative_to(folder).as_posix() for name in kept]
+    for here, below, files in os.walk(folder):
+        below[:] = [name for name in below if not _OTHER_FOLDERS.fullmatch(name)]
+        paths = [(Path(here) / name).relative_to(folder) for name in files]
+        found += [path.as_posix() for path in paths if is_read(path)]
     return sorted(found)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
+
 from semievol_ray import storage
 from semievol_ray.drift import refusal
 from semievol_ray.engines.base import Sampling
@@ -18,9 +20,9 @@ from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.evaluate import accuracy_metrics
 from semievol_ray.stages.groups import Wanted, engine_groups, run_group
+from semievol_ray.stages.jobs import COLUMNS, Job
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.predict import PredictJob
-from semievol_ray.stages.session import COLUMNS
 from semievol_ray.stages.watching import check_errors
 
 
@@ -184,18 +186,7 @@ def _commit(context: Context, item: Wanted) -> None:
     if committed := step.committed():
         _check_sources(context, step, committed["metrics"].get("sources", {}), sources)
         return
-    counted = Counter[str]()
-    first_error: str | None = None
-    for part in step.parts:
-        table = step.read_part(part, COLUMNS[type(job)])
-        errors = [e for e in table.column("error").to_pylist() if e is not None]
-        first_error = first_error or (errors[0] if errors else None)
-        counted["num_rows"] += table.num_rows
-        counted["num_errors"] += len(errors)
-        answers = table.column("label" if isinstance(job, JustifyJob) else "answer")
-        counted["num_unreadable"] += answers.null_count - len(errors)
-        for name in ("num_tokens", "num_prompt_tokens"):
-            counted[name] += sum(table.column(name).to_pylist())
+    counted, first_error = _counted(context, job)
     check_errors(context, step.name, counted["num_errors"], counted["num_rows"], first_error)
     names = ("num_errors", "num_unreadable", "num_tokens", "num_prompt_tokens")
     metrics: dict[str, Any] = {name: counted[name] for name in names}
@@ -205,6 +196,25 @@ def _commit(context: Context, item: Wanted) -> None:
     context.run.commit(step, metrics)
     if isinstance(job, PredictJob):
         _track(context, step.name, metrics["accuracy"])
+
+
+def _counted(context: Context, job: Job) -> tuple[Counter[str], str | None]:
+    """Rows, errors, unreadable answers and tokens of a step's parts, and the first error."""
+    answer = "label" if isinstance(job, JustifyJob) else "answer"
+    tokens, first_error = ("num_tokens", "num_prompt_tokens"), None
+    counted = Counter[str]()
+    with context.progress.slow(f"count {job.step.name}", len(job.step.parts)) as bar:
+        for part in job.step.parts:
+            table = job.step.read_part(part, COLUMNS[type(job)], ["error", answer, *tokens])
+            errors = table.column("error").drop_null()
+            first_error = first_error or (str(errors[0]) if len(errors) else None)
+            counted["num_rows"] += table.num_rows
+            counted["num_errors"] += len(errors)
+            counted["num_unreadable"] += table.column(answer).null_count - len(errors)
+            for name in tokens:
+                counted[name] += pc.sum(table.column(name)).as_py() or 0
+            bar.advance()
+    return counted, first_error
 
 
 def _track(context: Context, step: str, accuracy: float) -> None:

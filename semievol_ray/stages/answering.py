@@ -80,7 +80,7 @@ class Asker:
         """log P of each token of the rendered canonical `answer` (and of the end-of-turn token) after the messages.
 
         Teacher-forced, raw, in nats, from the ids a training example of this answer has; None when they do not fit the
-        model.
+        model, or the engine gave this answer up.
         """
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
@@ -91,7 +91,10 @@ class Asker:
         forced = forced if end_of_turn else forced[:-1]
         if len(asked) + len(forced) > self.max_model_len:
             return None
-        return await self._held(self.engine.score(ScoreRequest(tuple(asked), tuple(forced), adapter)))
+        try:
+            return await self._held(self.engine.score(ScoreRequest(tuple(asked), tuple(forced), adapter)))
+        except RequestFailedError:
+            return None
 
     async def _held(self, answer: Awaitable[T]) -> T:
         """Await what the engine was asked, counted in its load meanwhile."""

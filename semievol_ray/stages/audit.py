@@ -15,34 +15,29 @@ import numpy as np
 from semievol_ray import schema
 from semievol_ray.core import audit
 from semievol_ray.core.audit import Counts, Floats, Judged
+from semievol_ray.core.selection import Decision
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
-from semievol_ray.stages.judgement import APART, Gold, audit_part
+from semievol_ray.stages.judgement import APART, audit_part
 from semievol_ray.tasks import Task
 
 MOST_CONFUSED = 20
 
 
-@dataclass(frozen=True)
-class DevSteps:
-    """The dev fold as a round answered it; all three have the same parts."""
-
-    justified: Step
-    selection: Step
-    gold: Step
-
-
 @dataclass
 class Totals:
-    """Sums over the parts of one split; H apart for rows that are right, wrong and without a known answer."""
+    """Sums over the parts of one split; H apart for rows that are right, wrong and without a known answer.
+
+    `decided`: decision -> its rows, those of them with gold and label, and those of these that are right. The counts of
+    labels are of tasks with a closed set of answers.
+    """
 
     num_rows: int = 0
     right: list[Floats] = field(default_factory=list)
     wrong: list[Floats] = field(default_factory=list)
     unknown: list[Floats] = field(default_factory=list)
     accepted_bins: Counts = field(default_factory=lambda: np.zeros(audit.NUM_BINS, dtype=np.int64))
-    accepted_judged: int = 0
-    accepted_right: int = 0
+    decided: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     answers: list[dict[str, int]] = field(default_factory=list)
     agreement: list[list[int]] = field(default_factory=list)
     answered: Counter[str] = field(default_factory=Counter)
@@ -60,15 +55,24 @@ class Totals:
         return found if found.num_rows else None
 
 
-def audit_round(
-    justified: Step, selection: Step, gold: Step | None, labeled: Step, dev: DevSteps | None, task: Task
-) -> dict[str, Any]:
+def totals_of(justified: Step, selection: Step, gold: Step | None, task: Task) -> Totals:
+    """The sums over a pool or a dev fold, by one pass over its parts."""
+    totals = Totals()
+    judged = (gold, schema.GOLD) if gold else None
+    for part in map_parts(
+        audit_part, justified.parts, justified=justified, selection=selection, gold=judged, task=task
+    ):
+        for name in APART:
+            getattr(totals, name).append(np.frombuffer(part[name], dtype=np.float32))
+        _add(totals, json.loads(part["counts"]))
+    return totals
+
+
+def audit_round(justified: Step, pool: Totals, labeled: Step, fold: Totals | None, task: Task) -> dict[str, Any]:
     """The audit of a round: values that JSON holds, a few hundred numbers whatever the number of rows.
 
     `gold` of the result judges the pool by its own gold answers and `dev` judges the dev fold; either is None without.
     """
-    pool = _totals(justified, selection, (gold, schema.GOLD) if gold else None, task)
-    fold = _totals(dev.justified, dev.selection, (dev.gold, schema.GOLD), task) if dev else None
     known, held_out = pool.judged(), fold.judged() if fold else None
     confidences_R = pool.confidences()
     return {
@@ -93,12 +97,13 @@ def _worth(totals: Totals, judged: Judged | None) -> dict[str, Any] | None:
     if judged is None:
         return None
     curve = audit.reliability_curve(judged)
-    kept = audit.precision(totals.accepted_right, totals.accepted_judged)
+    _, num_judged, num_right = totals.decided.get(Decision.ACCEPTED.value, (0, 0, 0))
+    kept = audit.precision(num_right, num_judged)
     every = audit.precision(int(judged.right.size), judged.num_rows)
     return {
         "num_rows": judged.num_rows,
         "precision": asdict(every) if every else None,
-        "num_accepted": totals.accepted_judged,
+        "num_accepted": num_judged,
         "precision_accepted": asdict(kept) if kept else None,
         "calibration_error": audit.calibration_error(curve),
         "bins": [asdict(row) for row in audit.bin_table(judged)],
@@ -118,7 +123,7 @@ def _collaborators(justified: Step, totals: Totals) -> dict[str, Any]:
 def _labels(labeled: Step, totals: Totals) -> list[dict[str, Any]]:
     counted: Counter[str] = Counter()
     for part in labeled.parts:
-        counted.update(labeled.read_part(part, schema.LABELED).column("answer").to_pylist())
+        counted.update(labeled.read_part(part, schema.LABELED, ["answer"]).column("answer").to_pylist())
     rows = audit.label_balance(counted, totals.answered, totals.accepted, totals.gold)
     return [asdict(row) for row in rows]
 
@@ -132,27 +137,19 @@ def _confusion(pairs: Counter[str]) -> dict[str, Any] | None:
     return {"labels": labels, "counts": [[counts.get((g, a), 0) for a in labels] for g in labels]}
 
 
-def _totals(justified: Step, selection: Step, gold: Gold | None, task: Task) -> Totals:
-    totals = Totals()
-    for part in map_parts(audit_part, justified.parts, justified=justified, selection=selection, gold=gold, task=task):
-        for name in APART:
-            getattr(totals, name).append(np.frombuffer(part[name], dtype=np.float32))
-        _add(totals, json.loads(part["counts"]))
-    return totals
-
-
 def _add(totals: Totals, counts: Mapping[str, Any]) -> None:
     totals.num_rows += counts["num_rows"]
     totals.accepted_bins += np.array(counts["accepted_bins"], dtype=np.int64)
-    totals.accepted_judged += counts["accepted_judged"]
-    totals.accepted_right += counts["accepted_right"]
+    for decision, (rows, judged, right) in counts["decided"].items():
+        before = totals.decided.get(decision, (0, 0, 0))
+        totals.decided[decision] = (before[0] + rows, before[1] + judged, before[2] + right)
     if counts["agreement"]:  # a part may hold no answered row
-        before = totals.agreement or np.zeros_like(counts["agreement"])
-        totals.agreement = np.add(before, counts["agreement"]).tolist()
+        agreed = totals.agreement or np.zeros_like(counts["agreement"])
+        totals.agreement = np.add(agreed, counts["agreement"]).tolist()
         known = totals.answers or [dict.fromkeys(one, 0) for one in counts["answers"]]
         totals.answers = [{key: a[key] + b[key] for key in a} for a, b in zip(known, counts["answers"], strict=True)]
     for name in ("answered", "accepted", "gold", "confusion"):
-        getattr(totals, name).update(counts[name])
+        getattr(totals, name).update(counts.get(name, {}))
 
 
 def _joined(parts: Sequence[Floats]) -> Floats:

@@ -34,19 +34,28 @@ class Context:
     """One driver's view of one run, for as long as it lasts."""
 
     def __init__(
-        self, run: Run, config: RunConfig, progress: Progress, closing: ExitStack, trackers: Trackers | None = None
+        self,
+        run: Run,
+        config: RunConfig,
+        progress: Progress,
+        closing: ExitStack,
+        trackers: Trackers | None = None,
+        preflight: "Callable[[Context], None] | None" = None,
     ) -> None:
         self.run, self.config, self.progress = run, config, progress
         self.task: Task = config.resolve_task()
         self._closing = closing
         self._models: dict[str, ResolvedModel] = {}
         self.trackers = trackers or Trackers([])
+        self._preflight = preflight
 
     @cached_property
     def resources(self) -> Resources:
-        """The cluster's resources; the first use connects to Ray."""
+        """The cluster's resources; the first use connects to Ray, and the preflight may refuse what it finds there."""
         self.progress.say("starting Ray" if self.config.speed.address is None else "joining Ray")
         self._closing.enter_context(connected(self.config.speed.address, self.run.log_path))
+        if self._preflight:
+            self._preflight(self)
         return cluster_resources()
 
     @property

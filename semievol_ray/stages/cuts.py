@@ -1,6 +1,6 @@
 """Where a round cuts: its rule over the confidences of all its rows, and over its dev slice where it is calibrated.
 
-Invariant: one float32 a row is all that reaches the driver; of ties, where they are broken, their ids as well.
+Invariant: one float32 a row is all that reaches the driver; ties.py says what does of ties, where they are broken.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semievol_ray import schema
 from semievol_ray.core import calibration
-from semievol_ray.core.selection import Cut, Decision, exact_cut, lowered, percentile_cuts, quota_cuts, ties_excess
+from semievol_ray.core.deciding import DECISIONS, Coded
+from semievol_ray.core.selection import Cut, Decision, lowered, percentile_cuts, quota_cuts, tied_room, ties_excess
 from semievol_ray.errors import NothingAcceptedError
 from semievol_ray.methodconfig import FdrConfig, PercentileConfig, PrecisionBoundConfig
 from semievol_ray.stages.cluster import map_parts
-from semievol_ray.stages.select import Answered, Cuts, Scope, scope_key, selected
+from semievol_ray.stages.columns import coded, floats, known
+from semievol_ray.stages.select import Answered, Cuts, Scope, decided, keyed
+from semievol_ray.stages.ties import break_ties
 
 TIES_WARNING_POINTS = 5.0
 Rule = PercentileConfig | PrecisionBoundConfig | FdrConfig
@@ -63,8 +65,8 @@ def _cuts_of(answered: Answered, rule: Rule, scope: Scope, values: Values, judge
         case PercentileConfig():
             cuts = percentile_cuts(values, rule.theta)
             if rule.ties == "exact":
-                tied = _tied(answered, scope, cuts)
-                cuts = {key: exact_cut(values[key], rule.theta, tied[key]) for key in cuts}
+                rooms = {key: tied_room(values[key], rule.theta) for key in cuts}
+                cuts = break_ties(answered, scope, cuts, rooms)
             kept = sum(round(ties_excess(values[k], 0.0, c.tau) / 100 * values[k].size) for k, c in cuts.items())
             points = 0.0 if rule.ties == "exact" else 100 * (kept / num_answered - rule.theta)
             return Cuts(scope, cuts, {}, num_answered, points)
@@ -135,15 +137,6 @@ def _confidences(answered: Answered, scope: Scope) -> Values:
     return found
 
 
-def _tied(answered: Answered, scope: Scope, cuts: Mapping[str, Cut]) -> dict[str, list[tuple[float, str]]]:
-    """(vote share, id) of the rows whose H is their key's tau."""
-    tied: dict[str, list[tuple[float, str]]] = {key: [] for key in cuts}
-    for row in map_parts(_tied_part, answered.justified.parts, answered=answered, scope=scope, cuts=cuts):
-        for key, share, row_id in zip(row["keys"], row["shares"], row["ids"], strict=True):
-            tied[key].append((share, row_id))
-    return tied
-
-
 def _kept_by_label(answered: Answered, cuts: Cuts) -> Values:
     """H of the rows that pass the cuts, by label."""
     return _merged(map_parts(_kept_part, answered.justified.parts, answered=answered, cuts=cuts))
@@ -154,50 +147,30 @@ def _merged(parts: Iterable[Mapping[str, Any]]) -> Values:
     gathered: dict[str, list[NDArray[np.float32]]] = {}
     for row in parts:
         ends = np.cumsum(np.asarray(row["lengths"], dtype=np.int64))
-        values = np.split(np.asarray(row["values"], dtype=np.float32), ends[:-1]) if len(ends) else []
+        values = np.split(np.frombuffer(row["values"], dtype=np.float32), ends[:-1]) if len(ends) else []
         for key, of_key in zip(row["keys"], values, strict=True):
             gathered.setdefault(str(key), []).append(of_key)
-    return {key: np.concatenate(arrays) for key, arrays in sorted(gathered.items())}
+    return {key: np.concatenate(gathered.pop(key)) for key in sorted(gathered)}
 
 
-def _flat(by_key: Mapping[str, list[float]]) -> dict[str, Any]:
-    """What a worker returns: Ray keeps flat lists as they are."""
+def _flat(keys: Coded, values_R: NDArray[np.float32], which_R: NDArray[np.bool_]) -> dict[str, Any]:
+    """What a worker returns of some rows: the keys that they have, how many have each, and the values key by key."""
+    codes, values = keys.codes[which_R], values_R[which_R]
+    found, lengths = np.unique(codes, return_counts=True)
     return {
-        "keys": list(by_key),
-        "lengths": [len(values) for values in by_key.values()],
-        "values": [value for values in by_key.values() for value in values],
+        "keys": [keys.values[code] for code in found],
+        "lengths": lengths.tolist(),
+        "values": values[np.argsort(codes, kind="stable")].tobytes(),
     }
 
 
-def _rows(answered: Answered, part: str) -> list[dict[str, Any]]:
-    """JUSTIFIED rows of a part with their group."""
-    groups = answered.pool.read_part(part, schema.UNLABELED).column("group").to_pylist()
-    rows = answered.justified.read_part(part, schema.JUSTIFIED).to_pylist()
-    return [{**row, "group": group} for row, group in zip(rows, groups, strict=True)]
-
-
 def _confidences_part(item: dict[str, Any], answered: Answered, scope: Scope) -> dict[str, Any]:
-    by_key: dict[str, list[float]] = {}
-    for row in _rows(answered, item["part"]):
-        if row["confidence"] is not None:
-            by_key.setdefault(scope_key(scope, row["label"], row["group"]), []).append(row["confidence"])
-    return _flat(by_key)
-
-
-def _tied_part(item: dict[str, Any], answered: Answered, scope: Scope, cuts: Mapping[str, Cut]) -> dict[str, Any]:
-    found = [
-        (key, row["vote_share"], row["id"])
-        for row in _rows(answered, item["part"])
-        if row["confidence"] is not None
-        and np.float32(row["confidence"]) == np.float32(cuts[key := scope_key(scope, row["label"], row["group"])].tau)
-    ]
-    keys, shares, ids = (list(column) for column in zip(*found, strict=True)) if found else ([], [], [])
-    return {"keys": keys, "shares": shares, "ids": ids}
+    table, keys = keyed(answered, item["part"], scope, ["confidence"])
+    column = table.column("confidence")
+    return _flat(keys, floats(column), known(column))
 
 
 def _kept_part(item: dict[str, Any], answered: Answered, cuts: Cuts) -> dict[str, Any]:
-    by_label: dict[str, list[float]] = {}
-    for row in _rows(answered, item["part"]):
-        if selected(row, row["group"], cuts)["decision"] == Decision.ACCEPTED.value:
-            by_label.setdefault(row["label"], []).append(row["confidence"])
-    return _flat(by_label)
+    table, found = decided(answered, item["part"], cuts)
+    accepted_R = found.codes == DECISIONS.index(Decision.ACCEPTED)
+    return _flat(coded(table.column("label")), floats(table.column("confidence")), accepted_R)

@@ -11,7 +11,9 @@ from semievol_ray import schema
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.ingest import Data
-from semievol_ray.stages.near_duplicates import STEP, exact_only, losing, lost_ids, without, write_near_duplicates
+from semievol_ray.stages.minhash import key_parts, layout_of
+from semievol_ray.stages.near_duplicates import KEYS, STEP, exact_only, losing, num_lost, without, write_near_duplicates
+from semievol_ray.stages.scaffold import remove, resumed
 
 
 def distinct(context: Context, data: Data) -> Data:
@@ -21,19 +23,19 @@ def distinct(context: Context, data: Data) -> Data:
         return data
     splits = _splits(data)
     only_exact = exact_only(splits, asked.most_rows)
-    step = context.step(
-        STEP,
-        settings={"similarity": asked.similarity, "exact_only": only_exact},
-        inputs={name: split.digest() for name, split in splits.items()},
-        parts=losing(splits),
-    )
+    settings = {"similarity": asked.similarity, "exact_only": only_exact}
+    inputs = {name: split.digest() for name, split in splits.items()}
+    step = context.step(STEP, settings=settings, inputs=inputs, parts=losing(splits))
     if not step.committed():
         assert context.resources
+        resumed(context.run, KEYS, settings, inputs)
+        keys = context.run.step(KEYS, settings=settings, inputs=inputs, parts=list(key_parts(layout_of(splits))))
         num_rows = sum(int((split.committed() or {"num_rows": 0})["num_rows"]) for split in splits.values())
         with context.progress.step("near duplicates", num_rows) as bar:
-            metrics = write_near_duplicates(step, splits, asked.similarity, only_exact, bar.advance)
+            metrics = write_near_duplicates(step, keys, splits, asked.similarity, only_exact, bar.advance)
         context.run.commit(step, metrics)
         _tell(context, metrics["lost"], asked.action)
+    remove(context.run, KEYS)
     return _without(context, data, splits, step) if asked.action == "drop" else data
 
 
@@ -61,8 +63,8 @@ def _without(context: Context, data: Data, splits: dict[str, Step], found: Step)
 
 def _left(context: Context, name: str, split: Step, found: Step) -> Step:
     """A split without the rows it loses; itself where it loses none."""
-    lost = lost_ids(found, name)
-    if not lost:
+    num_left_out = num_lost(found, name)
+    if not num_left_out:
         return split
     columns: pa.Schema = schema.LABELED if name in ("labeled", "validation") else schema.UNLABELED
     step = context.step(
@@ -73,8 +75,8 @@ def _left(context: Context, name: str, split: Step, found: Step) -> Step:
     )
     if not step.committed():
         assert context.resources
-        without(step, split, columns, lost)
-        context.run.commit(step, {"left_out": len(lost)})
+        without(step, split, columns, found, name)
+        context.run.commit(step, {"left_out": num_left_out})
     return step
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from semievol_ray import schema
+from semievol_ray.alignment import check_covers, check_known
 from semievol_ray.core.prompts import Demonstration, Message, question_messages
 from semievol_ray.engines.base import Sampling
 from semievol_ray.runs import Step
@@ -36,9 +37,9 @@ class DraftJob:
 
 async def draft_part(job: DraftJob, part: str, asker: Asker) -> pa.Table:
     """The collaborator's DRAFTS for one part, in input order."""
-    rows = job.pool.read_part(part, schema.UNLABELED).to_pylist()
-    shown = _shown(job, part, asker)
-    answers = await gathered([_draft(job, row, shown.get(row["id"], []), asker) for row in rows])
+    table = job.pool.read_part(part, schema.UNLABELED)
+    rows, shown = table.to_pylist(), _shown(job, part, table, asker)
+    answers = await gathered([_draft(job, row, nearest, asker) for row, nearest in zip(rows, shown, strict=True)])
     drafts = [{"id": row["id"], **answer} for row, answer in zip(rows, answers, strict=True)]
     return pa.Table.from_pylist(drafts, schema=schema.DRAFTS)
 
@@ -54,19 +55,21 @@ async def _draft(job: DraftJob, row: Mapping[str, Any], nearest: list[Demonstrat
     return await asker.ask(render, len(nearest), row["options"], job.sampling, job.adapter)
 
 
-def _shown(job: DraftJob, part: str, asker: Asker) -> dict[str, list[Demonstration]]:
-    """Each row's demonstrations, nearest first."""
+def _shown(job: DraftJob, part: str, rows: pa.Table, asker: Asker) -> list[list[Demonstration]]:
+    """Each row's demonstrations, nearest first, in the order of the rows."""
     if job.demonstrations is None:
-        return {}
+        return [[] for _ in range(rows.num_rows)]
     rendered = {
         i: Demonstration(asker.task.render_question(r["question"], r["options"]), asker.task.render_answer(r["answer"]))
         for i, r in _examples(job.shown).items()
     }
     table = job.demonstrations.read_part(part, schema.DEMONSTRATIONS)
-    return {
-        row["id"]: [rendered[i] for i in row["demonstration_ids"][: job.num_demonstrations]]
-        for row in table.to_pylist()
-    }
+    check_covers(part, (job.pool, rows), (job.demonstrations, table))
+    ids = zip(table.column("id").to_pylist(), table.column("demonstration_ids").to_pylist(), strict=True)
+    nearest = {row_id: found[: job.num_demonstrations] for row_id, found in ids}
+    named = (i for found in nearest.values() for i in found)
+    check_known(part, job.demonstrations, "example", (i for i in named if i not in rendered))
+    return [[rendered[i] for i in nearest[row_id]] for row_id in rows.column("id").to_pylist()]
 
 
 @lru_cache(maxsize=1)

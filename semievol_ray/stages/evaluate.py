@@ -3,11 +3,12 @@
 Invariant: this and `explain` are the only readers of the gold table, and nothing here feeds a prompt or a fine-tuning.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from semievol_ray import schema
 from semievol_ray.core.metrics import bootstrap_interval, class_table, decision_table
@@ -17,35 +18,32 @@ from semievol_ray.tasks import Task
 
 def accuracy_metrics(predictions: Step, task: Task) -> dict[str, Any]:
     """Accuracy with its 95% bootstrap interval, unreadable share and per-class table of a PREDICTIONS step."""
-    rows = [row for part in predictions.parts for row in predictions.read_part(part, schema.PREDICTIONS).to_pylist()]
-    correct = np.array([row["correct"] for row in rows], dtype=bool)
+    columns = ["answer", "gold", "correct"] if task.is_closed else ["answer", "correct"]
+    table = pa.concat_tables(predictions.read_part(part, schema.PREDICTIONS, columns) for part in predictions.parts)
+    correct = np.asarray(table.column("correct").to_numpy(), dtype=bool)
     low, high = bootstrap_interval(correct)
-    classes = class_table([row["gold"] for row in rows], [row["answer"] for row in rows]) if task.is_closed else []
+    answers = table.column("answer")
+    classes = class_table(table.column("gold").to_pylist(), answers.to_pylist()) if task.is_closed else []
     return {
         "accuracy": float(correct.mean()),
         "accuracy_low": low,
         "accuracy_high": high,
-        "num_rows": len(rows),
-        "num_unreadable": sum(row["answer"] is None for row in rows),
+        "num_rows": table.num_rows,
+        "num_unreadable": answers.null_count,
         "classes": [asdict(row) for row in classes],
     }
 
 
-def pseudo_label_metrics(selection: Step, gold: Step, task: Task) -> dict[str, Any]:
-    """Precision and coverage of a SELECTION step by decision; precision is None where no gold answer exists.
+def pseudo_label_metrics(decided: Mapping[str, tuple[int, int, int]]) -> dict[str, Any]:
+    """Precision and coverage of a selection by decision; precision is None where no gold answer exists.
 
-    `gold` may hold more rows than the round answered.
+    `decided`: decision -> its rows, those of them with gold and label, and those of these that are right.
     """
-    decided, right = [], []
-    for part in selection.parts:
-        rows = selection.read_part(part, schema.SELECTION).to_pylist()
-        answers = {row["id"]: row["answer"] for row in gold.read_part(part, schema.GOLD).to_pylist()}
-        decided += [row["decision"] for row in rows]
-        right += [is_right(row["label"], answers[row["id"]], task) for row in rows]
-    table = decision_table(decided, right)
+    table = decision_table(decided)
     accepted = next(row for row in table if row.decision == "accepted")
+    judged, right = (sum(counts[i] for counts in decided.values()) for i in (1, 2))
     return {
-        "precision_all": _share(right),
+        "precision_all": right / judged if judged else None,
         "precision_accepted": accepted.precision,
         "coverage": accepted.share,
         "decisions": [asdict(row) for row in table],
@@ -54,15 +52,10 @@ def pseudo_label_metrics(selection: Step, gold: Step, task: Task) -> dict[str, A
 
 def correctness(predictions: Step) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Whether each test row was answered right, in the order of the split."""
-    columns = [predictions.read_part(p, schema.PREDICTIONS).column("correct").to_pylist() for p in predictions.parts]
-    return np.array([c for column in columns for c in column], dtype=bool)
+    columns = [predictions.read_part(p, schema.PREDICTIONS, ["correct"]).column("correct") for p in predictions.parts]
+    return np.array([c for column in columns for c in column.to_pylist()], dtype=bool)
 
 
 def is_right(label: str | None, answer: str | None, task: Task) -> bool | None:
     """Whether a label equals the gold answer; None where either is unknown."""
     return None if label is None or answer is None else task.equal(label, answer)
-
-
-def _share(right: Sequence[bool | None]) -> float | None:
-    judged = [r for r in right if r is not None]
-    return sum(judged) / len(judged) if judged else None

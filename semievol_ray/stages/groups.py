@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semievol_ray import storage
+from semievol_ray.config import SpeedConfig
 from semievol_ray.engines.adapters import adapter_rank
 from semievol_ray.engines.base import EngineSpec
+from semievol_ray.engines.openai import MOST_DELAY_SECONDS
 from semievol_ray.methodconfig import EndpointConfig
 from semievol_ray.placement import Replicas, place
+from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
+from semievol_ray.stages.patience import Patience
 from semievol_ray.stages.predict import PredictJob
-from semievol_ray.stages.session import Job, PartReport, Session, missing, run_session, sequence
+from semievol_ray.stages.session import run_session
+from semievol_ray.stages.supervision import Heard
 from semievol_ray.stages.watching import Watched
 
 ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=1.0, gpus_each=0.0, num_threads=1)
@@ -53,8 +58,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
     """Answer every missing part of the jobs of one group."""
     replicas = ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
     session = _session(context, name, group, replicas)
-    rows = {job.step.name: _num_rows(job) for job in session.jobs}
-    left = sum(_part_lengths(job, job.step.missing_parts()) for job in session.jobs)
+    rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
+    left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
     watched = {name: Watched(context, name, num) for name, num in rows.items()}
     run = context.run
 
@@ -75,7 +80,15 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
             replicas,
             on_report,
             lambda stats: run.event("session_ended", session=session.name, stats=stats),
+            Heard(context.progress.say, run.event),
+            _patience(context.config.speed, group[0].endpoint),
         )
+
+
+def _patience(speed: SpeedConfig, endpoint: EndpointConfig | None) -> Patience:
+    """How long to wait for an engine; for an endpoint at least as long as it is asked again."""
+    retries = (endpoint.timeout_seconds + MOST_DELAY_SECONDS) * (endpoint.max_retries + 1) if endpoint else 0.0
+    return Patience(max(speed.stall_seconds, retries), speed.start_seconds, speed.grace_seconds)
 
 
 def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Replicas) -> Session:
@@ -106,7 +119,7 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
     who = "endpoint" if first.endpoint else "warm" if adapters else "base"
     other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"
     jobs = sequence([item.job for item in group])
-    rows = max(_part_lengths(job, job.step.parts[:1]) for job in jobs)
+    rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
     return Session(f"{name} {who}{other}", spec, context.task, config.numerics.template_date, jobs, max(rows, 1))
 
 
@@ -114,11 +127,6 @@ def _engine_numerics(quantization: str | None, engine_kwargs: dict[str, Any]) ->
     return {**({"quantization": quantization} if quantization else {}), **engine_kwargs}
 
 
-def _num_rows(job: Job) -> int:
-    return _part_lengths(job, job.step.parts)
-
-
-def _part_lengths(job: Job, parts: Sequence[str]) -> int:
-    """Rows in these parts of a job's input, from the files' footers."""
-    source = job.test if isinstance(job, PredictJob) else job.pool
-    return sum(storage.num_rows(source.part_path(part)) for part in parts)
+def _source(job: Job) -> Step:
+    """The rows that a job answers."""
+    return job.test if isinstance(job, PredictJob) else job.pool

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from semievol_ray import schema
+from semievol_ray.alignment import check_aligned
 from semievol_ray.core.answers import Choice, Labels
 from semievol_ray.core.confidence import answer_posterior, mean_nll
 from semievol_ray.core.consensus import Vote, shuffled, tally
@@ -43,9 +44,11 @@ class JustifyJob:
 
 async def justify_part(job: JustifyJob, part: str, asker: Asker) -> pa.Table:
     """JUSTIFIED for one part whose drafts are all committed, in input order."""
-    rows = job.pool.read_part(part, schema.UNLABELED).to_pylist()
-    drafts = [step.read_part(part, schema.DRAFTS).to_pylist() for step in job.drafts]
-    by_row = list(zip(*drafts, strict=True))
+    asked = job.pool.read_part(part, schema.UNLABELED)
+    drafts = [(step, step.read_part(part, schema.DRAFTS)) for step in job.drafts]
+    check_aligned(part, (job.pool, asked), *drafts)
+    rows = asked.to_pylist()
+    by_row = list(zip(*(table.to_pylist() for _, table in drafts), strict=True))
     equal = _equality(job, by_row, asker.task)
     votes = [tally([draft["answer"] for draft in of_row], equal) for of_row in by_row]
     table = await gathered([_justified(job, *of_row, asker) for of_row in zip(rows, by_row, votes, strict=True)])

@@ -3,12 +3,10 @@
 Invariant: every fine-tuning starts from a base model, never from another adapter.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from semievol_ray import storage
+from semievol_ray import folders
 from semievol_ray.config import TrainConfig
 from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, verify_adapter
 from semievol_ray.engines.finetune import FinetuneSpec
@@ -33,7 +31,8 @@ def examples_of(context: Context, folder: str, learned: Learned) -> Step:
     )
     if not step.committed():
         assert context.resources
-        write_examples(step, learned, weight)
+        with context.progress.slow(f"{folder}/examples", len(step.missing_parts())) as bar:
+            write_examples(step, learned, weight, bar.advance)
         context.run.commit(step, {})
     return step
 
@@ -77,7 +76,7 @@ def imported(context: Context, folder: str, path: str) -> Adapter:
         parts=[],
     )
     if not step.committed():
-        shutil.copytree(path, Path(step.path) / "adapter", dirs_exist_ok=True)
+        folders.put_folder(folders.local_copy(path), f"{step.path}/adapter")
         context.run.commit(step, {k: float(v) for k, v in found.items()}, outputs={"adapter": digest})
     return adapter_of(step, context.config.name)
 
@@ -110,7 +109,7 @@ def _train(
     )
     if config.numerics.engine == "scripted":
         return train_scripted(spec)
-    num_rows = _num_rows(examples, examples.parts)
+    num_rows = examples.num_rows()
     total = tuning.max_steps or -(-num_rows // tuning.train_batch_size) * tuning.num_train_epochs
 
     def on_step(line: Mapping[str, Any]) -> None:
@@ -120,7 +119,3 @@ def _train(
     where = step.name.removesuffix("/train")
     with context.progress.step(step.name.replace("rounds/", "round ").replace("/", " "), total, "steps") as bar:
         return train(spec, config.speed.num_train_workers, cpus, gpus, on_step)
-
-
-def _num_rows(step: Step, parts: Sequence[str]) -> int:
-    return sum(storage.num_rows(step.part_path(part)) for part in parts)

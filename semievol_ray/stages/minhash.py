@@ -1,27 +1,31 @@
-"""Which rows of the splits are alike: MinHash bands from Ray Data tasks, paired on the driver, then exact Jaccard.
+"""Which rows of the splits are alike: MinHash bands from many tasks, paired and compared exactly in one.
 
 Invariant: the pairs depend on the rows alone, not on the number of workers or the order in which they end. Positions
 count all rows in order of priority, so that the later row of a pair is the one that would go.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from semievol_ray import schema, storage
+from semievol_ray import schema
 from semievol_ray.core import shingles
 from semievol_ray.errors import MissingExtraError
+from semievol_ray.listing import read_listing
 from semievol_ray.runs import Step
-from semievol_ray.stages.cluster import map_parts
 
 SPLITS = ("test", "validation", "dev", "labeled", "unlabeled")
 """From the highest priority: of two rows that are alike the one of the later split goes; within a split the later."""
 
 NUM_PERMUTATIONS, RECALL, MOST_COMPARED = 128, 0.99, 32
+ROWS_OF_KEYS = 2048
+"""Rows whose keys lie in one part, at least; the keys of small parts lie together."""
+
 Layout = Sequence[tuple[str, int]]
 """("split/part", number of rows) of every part, in the order of priority."""
 
@@ -54,17 +58,61 @@ class Alike:
     num_capped: int
 
 
-def alike(splits: Mapping[str, Step], similarity: float, only_exact: bool, on_rows: Callable[[int], None]) -> Alike:
-    """The pairs of rows whose 3-word shingles have at least that Jaccard similarity (1 if `only_exact`). Needs Ray.
+def layout_of(splits: Mapping[str, Step]) -> Layout:
+    """The parts of all splits with their rows, in the order of priority."""
+    found = []
+    for split in (name for name in SPLITS if name in splits):
+        step, known = splits[split], read_listing(splits[split].path)
+        found += [(f"{split}/{p}", known[p].num_rows if p in known else step.num_rows([p])) for p in step.parts]
+    return found
 
-    MinHash proposes a pair at the threshold with probability RECALL or more. The driver holds a 64-bit key for each
-    band of each row (12 at similarity 0.9), and the shingles of the rows that share one.
+
+def key_parts(layout: Layout) -> dict[str, Layout]:
+    """Name -> the parts whose keys lie together, in the order of priority."""
+    groups: list[list[tuple[str, int]]] = [[]]
+    for name, num in layout:
+        if sum(of for _, of in groups[-1]) >= ROWS_OF_KEYS:
+            groups.append([])
+        groups[-1].append((name, num))
+    return {f"keys-{i:05d}": group for i, group in enumerate(groups)}
+
+
+def write_keys(
+    item: dict[str, Any], keys: Step, groups: Mapping[str, Layout], splits: Mapping[str, Step], similarity: float,
+    only_exact: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Commit NEAR_KEYS of the parts of a group; one key of the whole set of shingles where only exact ones count."""
+    group = groups[item["part"]]
+    sets = [shingles.shingles(row["question"], row["options"]) for name, _ in group for row in rows_of(splits, name)]
+    if only_exact:
+        keys_nB = np.array([[shingles.set_key(found)] for found in sets], dtype=np.uint64)
+    else:
+        keys_nB = shingles.band_keys(_minhashes(sets), *_shape(similarity))
+    keys.commit_part(item["part"], pa.table([keys_nB.ravel()], schema=schema.NEAR_KEYS))
+    return {"part": item["part"], "rows": len(sets)}
+
+
+def alike(splits: Mapping[str, Step], keys: Step, similarity: float, only_exact: bool) -> Alike:
+    """The pairs of rows whose 3-word shingles have at least that Jaccard similarity (1 if `only_exact`).
+
+    MinHash proposes a pair at the threshold with probability RECALL or more. Memory: the keys of all rows (12 of 64
+    bits each at similarity 0.9) several times over, and the shingles of the rows that share one.
     """
-    layout = _layout(splits)
-    keys_NB = _keys(layout, splits, similarity, only_exact, on_rows)
+    layout = layout_of(splits)
+    width = 1 if only_exact else _shape(similarity)[0]
+    keys_NB = np.empty((sum(num for _, num in layout), width), dtype=np.uint64)
+    begin = 0
+    for part, group in key_parts(layout).items():
+        end = begin + sum(num for _, num in group)
+        keys_NB[begin:end] = keys.read_part(part, schema.NEAR_KEYS).column("key").to_numpy().reshape(-1, width)
+        begin = end
     proposed = shingles.candidates(keys_NB, MOST_COMPARED)
     found = _verified(layout, splits, proposed, 1.0 if only_exact else similarity)
     return Alike(tuple(found), proposed.num_capped)
+
+
+def _shape(similarity: float) -> tuple[int, int]:
+    return shingles.bands(similarity, NUM_PERMUTATIONS, RECALL)
 
 
 def rows_of(splits: Mapping[str, Step], name: str) -> list[dict[str, Any]]:
@@ -75,38 +123,6 @@ def rows_of(splits: Mapping[str, Step], name: str) -> list[dict[str, Any]]:
         splits[split].read_part(part, columns).select(["id", "question", "options"]).to_pylist()
     )
     return rows
-
-
-def _layout(splits: Mapping[str, Step]) -> Layout:
-    parts = [(split, part) for split in SPLITS if split in splits for part in splits[split].parts]
-    return [(f"{split}/{part}", storage.num_rows(splits[split].part_path(part))) for split, part in parts]
-
-
-def _keys(
-    layout: Layout,
-    splits: Mapping[str, Step],
-    similarity: float,
-    only_exact: bool,
-    on_rows: Callable[[int], None],
-) -> NDArray[np.uint64]:
-    """Band keys (N, B) of all rows in order of priority; one key of the whole set where only exact ones count."""
-    shape = None if only_exact else shingles.bands(similarity, NUM_PERMUTATIONS, RECALL)
-    offsets = dict(zip((name for name, _ in layout), np.cumsum([0, *(num for _, num in layout)]), strict=False))
-    keys_NB = np.zeros((sum(num for _, num in layout), shape[0] if shape else 1), dtype=np.uint64)
-    for row in map_parts(_part_keys, [name for name, _ in layout], splits=dict(splits), shape=shape):
-        keys_nB = np.frombuffer(row["keys"], dtype=np.uint64).reshape(-1, keys_NB.shape[1])
-        keys_NB[offsets[row["part"]] : offsets[row["part"]] + len(keys_nB)] = keys_nB
-        on_rows(len(keys_nB))
-    return keys_NB
-
-
-def _part_keys(item: dict[str, Any], splits: dict[str, Step], shape: tuple[int, int] | None) -> dict[str, Any]:
-    sets = [shingles.shingles(row["question"], row["options"]) for row in rows_of(splits, item["part"])]
-    if shape is None:
-        keys = np.array([[shingles.set_key(found)] for found in sets], dtype=np.uint64)
-    else:
-        keys = shingles.band_keys(_minhashes(sets), *shape)
-    return {"part": item["part"], "keys": keys.tobytes()}
 
 
 def _minhashes(sets: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
@@ -129,10 +145,10 @@ def _verified(
     for place in places.values():
         wanted[f"{place.split}/{place.part}"].append(place.position)
     found: dict[Place, tuple[str, NDArray[np.uint64]]] = {}
-    for row in map_parts(_part_sets, sorted(wanted), splits=dict(splits), wanted=dict(wanted)):
-        split, part = row["part"].split("/")
-        for position, row_id, data in zip(row["positions"], row["ids"], row["sets"], strict=True):
-            found[Place(split, part, position)] = (row_id, np.frombuffer(data, dtype=np.uint64))
+    for name, within in wanted.items():
+        (split, part), rows = name.split("/"), rows_of(splits, name)
+        for row, position in ((rows[position], position) for position in within):
+            found[Place(split, part, position)] = row["id"], shingles.shingles(row["question"], row["options"])
     for i in np.lexsort((proposed.earlier, proposed.later)):
         kept, lost = places[int(proposed.earlier[i])], places[int(proposed.later[i])]
         (kept_id, kept_set), (lost_id, lost_set) = found[kept], found[lost]
@@ -148,9 +164,3 @@ def _places(layout: Layout, positions: NDArray[np.int64]) -> dict[int, Place]:
         split, part = name.split("/")
         found[position] = Place(split, part, position - int(ends[nth] - num))
     return found
-
-
-def _part_sets(item: dict[str, Any], splits: dict[str, Step], wanted: dict[str, list[int]]) -> dict[str, Any]:
-    rows, positions = rows_of(splits, item["part"]), sorted(wanted[item["part"]])
-    sets = [shingles.shingles(rows[p]["question"], rows[p]["options"]).tobytes() for p in positions]
-    return {"part": item["part"], "positions": positions, "ids": [rows[p]["id"] for p in positions], "sets": sets}

@@ -5,20 +5,24 @@ are.
 """
 
 import heapq
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from semievol_ray import schema
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
-from semievol_ray.stages.minhash import SPLITS, Place, Twins, alike, rows_of
+from semievol_ray.stages.minhash import SPLITS, Place, Twins, alike, key_parts, layout_of, rows_of, write_keys
 
-STEP = "data/near_duplicates"
+STEP, KEYS = "data/near_duplicates", "data/near_keys"
 NUM_EXAMPLES, EXAMPLE_WIDTH = 20, 160
 
 
@@ -57,40 +61,54 @@ def exact_only(splits: Mapping[str, Step], most_rows: int) -> bool:
 
 def write_near_duplicates(
     step: Step,
+    keys: Step,
     splits: Mapping[str, Step],
     similarity: float,
     only_exact: bool,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Commit NEAR_DUPLICATES, a part for each split of `losing`; returns the metrics. Needs Ray."""
-    found = near_duplicates(splits, similarity, only_exact, on_rows)
-    for split in step.missing_parts():
+    """Commit NEAR_DUPLICATES, a part for each split of `losing`, in one task; returns the metrics. Needs Ray.
+
+    `keys` is the step, of the parts `key_parts`, in which many tasks leave the NEAR_KEYS of the rows first.
+    """
+    asked = {"splits": dict(splits), "similarity": similarity, "only_exact": only_exact}
+    groups = key_parts(layout_of(splits))
+    for row in map_parts(write_keys, keys.missing_parts(), keys=keys, groups=groups, **asked):
+        on_rows(row["rows"])
+    (row,) = map_parts(_find, ["all"], step=step, keys=keys, **asked)
+    metrics: dict[str, Any] = json.loads(row["metrics"])
+    return metrics
+
+
+def _find(
+    item: dict[str, Any], step: Step, keys: Step, splits: Mapping[str, Step], similarity: float, only_exact: bool
+) -> dict[str, Any]:
+    found = near_duplicates(splits, keys, similarity, only_exact)
+    for split in step.parts:
         rows = [
             {"id": t.lost_id, "twin_id": t.kept_id, "twin_split": t.kept.split, "similarity": t.similarity}
             for t in found.dropped[split]
         ]
         step.commit_part(split, pa.Table.from_pylist(rows, schema=schema.NEAR_DUPLICATES))
-    return found.metrics()
+    return {"part": item["part"], "metrics": json.dumps(found.metrics())}
 
 
-def lost_ids(step: Step, split: str) -> frozenset[str]:
-    """The ids that a split would lose, from a committed step."""
-    if split not in step.parts:
-        return frozenset()
-    return frozenset(step.read_part(split, schema.NEAR_DUPLICATES).column("id").to_pylist())
+def num_lost(found: Step, split: str) -> int:
+    """How many rows a split would lose, from the committed step."""
+    return int((found.committed() or {"metrics": {"lost": {}}})["metrics"]["lost"].get(split, 0))
 
 
-def without(step: Step, source: Step, columns: pa.Schema, lost: frozenset[str]) -> None:
-    """Commit the parts of `source` without the rows in `lost`; a part may end up empty."""
-    for _ in map_parts(_without, step.missing_parts(), step=step, source=source, columns=columns, lost=lost):
+def without(step: Step, source: Step, columns: pa.Schema, found: Step, split: str) -> None:
+    """Commit the parts of the split `source` without the rows that `found` lists; a part may end up empty."""
+    for _ in map_parts(
+        _without, step.missing_parts(), step=step, source=source, columns=columns, found=found, split=split
+    ):
         pass
 
 
-def near_duplicates(
-    splits: Mapping[str, Step], similarity: float, only_exact: bool, on_rows: Callable[[int], None] = lambda _: None
-) -> NearDuplicates:
-    """The pairs that are alike and the rows that would go, for any of the splits of SPLITS. Needs Ray."""
-    found = alike(splits, similarity, only_exact, on_rows)
+def near_duplicates(splits: Mapping[str, Step], keys: Step, similarity: float, only_exact: bool) -> NearDuplicates:
+    """The pairs that are alike and the rows that would go, for any of the splits of SPLITS, from their keys."""
+    found = alike(splits, keys, similarity, only_exact)
     num_rows = {split: _num_rows(splits[split]) for split in SPLITS if split in splits}
     dropped = {split: _first_twins(found.pairs, split) for split in losing(splits)}
     return NearDuplicates(
@@ -146,10 +164,19 @@ def _num_rows(step: Step) -> int:
 
 
 def _without(
-    item: dict[str, Any], step: Step, source: Step, columns: pa.Schema, lost: frozenset[str]
+    item: dict[str, Any], step: Step, source: Step, columns: pa.Schema, found: Step, split: str
 ) -> dict[str, Any]:
-    table = source.read_part(item["part"], columns)
-    kept = pa.array([row_id not in lost for row_id in table.column("id").to_pylist()], pa.bool_())
-    left = table.filter(kept)
+    table, lost = source.read_part(item["part"], columns), _lost_ids(found, split)
+    ids = np.array(table.column("id").to_pylist(), dtype=lost.dtype)
+    places = np.minimum(np.searchsorted(lost, ids), max(0, len(lost) - 1))
+    kept = lost[places] != ids if len(lost) else np.ones(len(ids), dtype=bool)
+    left = table.filter(pa.array(kept))
     step.commit_part(item["part"], left)
     return {"rows": left.num_rows}
+
+
+@lru_cache(maxsize=1)
+def _lost_ids(found: Step, split: str) -> NDArray[np.bytes_]:
+    """The ids that a split would lose, sorted; read once in a worker, 64 bytes each."""
+    ids = found.read_part(split, schema.NEAR_DUPLICATES, ["id"]).column("id").to_pylist()
+    return np.sort(np.array(ids, dtype="S64"))

@@ -3,7 +3,7 @@
 Invariant: part i of a round's pool holds rows of part i of the ingested one, in order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from semievol_ray import schema
@@ -38,17 +38,24 @@ def round_pool(context: Context, number: int, data: Data, selections: Sequence[S
     )
     if not step.committed():
         assert context.resources
-        write_pool(step, fold.rows, earlier, gone)
+        with context.progress.slow(step.name, len(step.missing_parts())) as bar:
+            write_pool(step, fold.rows, earlier, gone, bar.advance)
         context.run.commit(step, {})
     return step
 
 
-def write_pool(step: Step, pool: Step, selections: Sequence[Step], left_out: frozenset[str]) -> None:
+def write_pool(
+    step: Step,
+    pool: Step,
+    selections: Sequence[Step],
+    left_out: frozenset[str],
+    on_part: Callable[[], None] = lambda: None,
+) -> None:
     """Commit UNLABELED parts of `pool` without the rows that `selections` accepted and those in `left_out`."""
     for _ in map_parts(
         _write_pool, step.missing_parts(), step=step, pool=pool, selections=tuple(selections), left_out=left_out
     ):
-        pass
+        on_part()
 
 
 def ids_of(steps: Sequence[Step]) -> frozenset[str]:

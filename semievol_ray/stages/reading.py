@@ -4,6 +4,7 @@ Invariant: nothing is guessed: a column is found by its exact name, a layout by 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -15,7 +16,11 @@ from semievol_ray.errors import DataError
 from semievol_ray.stages.files import Record, records
 from semievol_ray.stages.files import source_digest as source_digest
 from semievol_ray.stages.formats import Layout, laid_out, layout_of
+from semievol_ray.stages.sources import files_of
 from semievol_ray.task import Task
+
+_HALVES = re.compile("[\ud800-\udfff]")
+REPLACED = "text holds halves of surrogate pairs, which UTF-8 cannot hold; U+FFFD stands in place of each"
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class InputRow:
     """One row as read: `answer` is canonical, None where the file has none; `line` counts from 1, header included.
 
     `mapped` where the file writes a letter otherwise: as a position, as the option's text or within a reply.
+    `replaced` where a text held half of a surrogate pair, as scraped JSON does, in whose place U+FFFD stands.
     """
 
     id: str
@@ -32,23 +38,45 @@ class InputRow:
     answer: str | None
     line: int
     mapped: bool = False
+    replaced: bool = False
 
 
 def read_rows(path: str, task: Task, *, needs_answer: bool) -> Iterator[InputRow]:
-    """The rows of a file in order. Raises DataError for a missing or empty file, a wrong column or a bad value."""
+    """The rows of a file in order, or of several. Raises DataError for a missing or empty file and for a bad value."""
     count = 0
-    layout: Layout | None = None
-    for line, written in records(path):
-        if count == 0:
-            layout = layout_of(written, task)
-            _check_columns(
-                path, written if layout is None else _question(path, line, written, layout), task, needs_answer
-            )
-        count += 1
-        record = written if layout is None else _question(path, line, written, layout)
-        yield _row(path, line, record, task, layout, needs_answer)
+    for file in files_of(path):
+        layout: Layout | None = None
+        for number, (line, written) in enumerate(records(file)):
+            if number == 0:
+                layout = file_layout(file, written, task, needs_answer=needs_answer)
+            count += 1
+            yield as_row(file, line, written, task, layout, needs_answer=needs_answer)
     if count == 0:
-        raise DataError(f"{path} holds no rows. Give a file with at least one row.")
+        raise no_rows(path)
+
+
+def file_layout(path: str, first: Record, task: Task, *, needs_answer: bool) -> Layout | None:
+    """How a file is laid out, by its first record. Raises DataError where a column is missing."""
+    layout = layout_of(first, task)
+    record = first if layout is None else _question(path, 1, first, layout)
+    wanted = [task.columns.question, task.columns.options, task.columns.answer if needs_answer else None]
+    if lacking := [name for name in wanted if name is not None and name not in record]:
+        raise DataError(
+            f"{path}: column {', '.join(map(repr, lacking))} is missing; the file has {', '.join(map(repr, record))}. "
+            "Name the right ones under data.columns."
+        )
+    return layout
+
+
+def as_row(path: str, line: int, written: Record, task: Task, layout: Layout | None, *, needs_answer: bool) -> InputRow:
+    """The row of one record. Raises DataError naming file, line and column."""
+    record = written if layout is None else _question(path, line, written, layout)
+    return _row(path, line, record, task, layout, needs_answer)
+
+
+def no_rows(path: str) -> DataError:
+    """What a file, or files, without any row are refused with."""
+    return DataError(f"{path} holds no rows. Give a file with at least one row.")
 
 
 def reading_note(path: str, task: Task) -> str | None:
@@ -56,9 +84,10 @@ def reading_note(path: str, task: Task) -> str | None:
 
     Raises DataError for a file that cannot be read.
     """
-    for _, record in records(path):
-        layout = layout_of(record, task)
-        return f"{path}: {layout.note}" if layout else None
+    for file in files_of(path):
+        for _, record in records(file):
+            layout = layout_of(record, task)
+            return f"{path}: {layout.note}" if layout else None
     return None
 
 
@@ -82,18 +111,19 @@ def _row(path: str, line: int, record: Record, task: Task, layout: Layout | None
             f"{path}, line {line}: column {_answer_column(task, layout)!r} is empty. A labeled or test row needs its "
             "answer; rows without one belong in the unlabeled file."
         )
+    read = (question, options, group, gold)
+    question, options, group, gold = whole = tuple(map(_whole, read))
     answer = None if gold is None else _answer(path, line, gold, task, options, layout)
     mapped = isinstance(task.format, Choice) and gold is not None and str(gold).strip().upper() != answer
-    return InputRow(row_id(task.name, question, options), question, options, group, answer, line, mapped)
+    row = row_id(task.name, question, options)
+    return InputRow(row, question, options, group, answer, line, mapped, whole != read)
 
 
-def _check_columns(path: str, record: Mapping[str, Any], task: Task, needs_answer: bool) -> None:
-    wanted = [task.columns.question, task.columns.options, task.columns.answer if needs_answer else None]
-    if lacking := [name for name in wanted if name is not None and name not in record]:
-        raise DataError(
-            f"{path}: column {', '.join(map(repr, lacking))} is missing; the file has {', '.join(map(repr, record))}. "
-            "Name the right ones under data.columns."
-        )
+def _whole(value: Any) -> Any:
+    """A text, or the texts of a list, with U+FFFD in place of every half of a surrogate pair."""
+    if isinstance(value, str):
+        return value if value.isascii() else _HALVES.sub("\ufffd", value)
+    return [_whole(text) for text in value] if isinstance(value, list) else value
 
 
 def _options(path: str, line: int, value: Any, column: str | None) -> list[str] | None:

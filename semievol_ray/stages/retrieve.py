@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from semievol_ray import schema
+from semievol_ray.alignment import check_covers
 from semievol_ray.core.identity import normalise
 from semievol_ray.engines.base import Embedder, Index
 from semievol_ray.engines.embed import open_embedder
@@ -97,6 +98,7 @@ class RetrieveWorker:
             return self._embedder.embed(rows.column("question").to_pylist())
         table = self._job.embeddings.read_part(part, schema.EMBEDDINGS)
         vector_of = dict(zip(table.column("id").to_pylist(), table.column("embedding").to_pylist(), strict=True))
+        check_covers(part, (self._job.pool, rows), (self._job.embeddings, table))
         return np.asarray([vector_of[i] for i in rows.column("id").to_pylist()], dtype=np.float32)
 
 

@@ -8,14 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from semievol_ray import schema
-from semievol_ray.core.selection import Cut, Decision, decide
+from semievol_ray.alignment import check_aligned
+from semievol_ray.core.deciding import DECISIONS, Coded, Decided, Rows, decide_rows
+from semievol_ray.core.selection import Cut
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
+from semievol_ray.stages.columns import coded, floats, known
 
 Scope = Literal["global", "per_answer", "per_group"]
+_READ = ("id", "vote_share", "error", "label", "confidence")
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,9 @@ class Cuts:
     ties_points: float = 0.0
     certificate: Mapping[str, Any] = field(default_factory=dict)
 
-    def of(self, label: str | None, group: str | None) -> list[tuple[str, Cut]]:
-        """The named cuts a row with this label and group has to pass."""
-        key = scope_key(self.scope, label, group)
-        name = {"global": "", "per_answer": f"answer {key}", "per_group": f"group {key}"}[self.scope]
-        found = [(name, self.cuts[key])] if key in self.cuts else []
-        quota = self.quotas.get(label) if label is not None else None
-        return [*found, (f"quota of {label}", quota)] if quota else found
+    def named(self, key: str) -> str:
+        """What a reason calls the cut of this scope key."""
+        return {"global": "", "per_answer": f"answer {key}", "per_group": f"group {key}"}[self.scope]
 
 
 def select(step: Step, answered: Answered, cuts: Cuts, on_part: Callable[[Counter[str]], None]) -> None:
@@ -55,56 +56,46 @@ def select(step: Step, answered: Answered, cuts: Cuts, on_part: Callable[[Counte
         on_part(Counter(dict(zip(row["decisions"], row["counts"], strict=True))))
 
 
-def selected_rows(
-    pool: Sequence[Mapping[str, Any]], justified: Sequence[Mapping[str, Any]], cuts: Cuts
-) -> list[dict[str, Any]]:
-    """SELECTION rows of JUSTIFIED rows and the pool rows they answer, in order."""
-    assert [row["id"] for row in pool] == [row["id"] for row in justified], "rows are not in the order of their pool"
-    return [selected(row, asked["group"], cuts) for asked, row in zip(pool, justified, strict=True)]
+def decided(answered: Answered, part: str, cuts: Cuts) -> tuple[pa.Table, Decided]:
+    """The justified rows of a part, of the columns that selections read, and their decisions, both in order."""
+    asked = answered.pool.read_part(part, schema.UNLABELED, ["id"])
+    table, keys = keyed(answered, part, cuts.scope, _READ)
+    check_aligned(part, (answered.pool, asked), (answered.justified, table))
+    rows = Rows(
+        ids=table.column("id").to_pylist(),
+        confidences=floats(table.column("confidence")),
+        known=known(table.column("confidence")),
+        shares=floats(table.column("vote_share")).astype(np.float64),
+        keys=keys,
+        labels=coded(table.column("label")),
+        errors=table.column("error").to_pylist(),
+    )
+    return table, decide_rows(rows, cuts.cuts, cuts.quotas, cuts.named)
 
 
-def decisions(step: Step) -> Counter[str]:
-    """How many rows of a committed selection have each decision."""
-    found: Counter[str] = Counter(dict.fromkeys((d.value for d in Decision), 0))
-    for part in step.parts:
-        found.update(step.read_part(part, schema.SELECTION).column("decision").to_pylist())
-    return found
-
-
-def accepted_labels(step: Step) -> Counter[str]:
-    """How many accepted rows of a committed selection have each label."""
-    found: Counter[str] = Counter()
-    for part in step.parts:
-        rows = step.read_part(part, schema.SELECTION).to_pylist()
-        found.update(row["label"] for row in rows if row["decision"] == Decision.ACCEPTED.value)
-    return found
-
-
-def scope_key(scope: Scope, label: str | None, group: str | None) -> str:
-    return {"global": "", "per_answer": label or "", "per_group": group or ""}[scope]
+def keyed(answered: Answered, part: str, scope: Scope, columns: Sequence[str]) -> tuple[pa.Table, Coded]:
+    """These columns of a part's justified rows, and the rows' scope keys; what a scope needs is read, no more."""
+    needed = list(dict.fromkeys([*columns, "label"])) if scope == "per_answer" else columns
+    table = answered.justified.read_part(part, schema.JUSTIFIED, needed)
+    match scope:
+        case "global":
+            return table, Coded(np.zeros(table.num_rows, dtype=np.int64), ("",))
+        case "per_answer":
+            return table, coded(table.column("label").fill_null(""))
+        case "per_group":
+            groups = answered.pool.read_part(part, schema.UNLABELED, ["group"]).column("group")
+            return table, coded(groups.fill_null(""))
 
 
 def _select_part(item: dict[str, Any], step: Step, answered: Answered, cuts: Cuts) -> dict[str, Any]:
     part = item["part"]
-    pool = answered.pool.read_part(part, schema.UNLABELED).to_pylist()
-    rows = selected_rows(pool, answered.justified.read_part(part, schema.JUSTIFIED).to_pylist(), cuts)
-    step.commit_part(part, pa.Table.from_pylist(rows, schema=schema.SELECTION))
-    counts = Counter(row["decision"] for row in rows)
-    return {"decisions": list(counts), "counts": list(counts.values())}
-
-
-def selected(row: Mapping[str, Any], group: str | None, cuts: Cuts) -> dict[str, Any]:
-    """The SELECTION row of a JUSTIFIED row of this group."""
-    key = scope_key(cuts.scope, row["label"], group)
-    if row["confidence"] is not None and key not in cuts.cuts:  # a dev row: every answered pool row has a cut
-        decision, reason = Decision.UNCERTAIN, f"no answered row of the pool gives {key!r} a tau"
-    else:
-        named = cuts.of(row["label"], group)
-        decision, reason = decide(row["label"], row["confidence"], row["error"], named, row["vote_share"], row["id"])
-    return {
-        "id": row["id"],
-        "label": row["label"],
-        "confidence": row["confidence"],
-        "decision": decision.value,
-        "reason": reason,
+    table, found = decided(answered, part, cuts)
+    names = pa.array([decision.value for decision in DECISIONS])
+    columns = {
+        **{name: table.column(name) for name in ("id", "label", "confidence")},
+        "decision": names.take(pa.array(found.codes)),
+        "reason": pa.array(found.reasons, pa.string()),
     }
+    step.commit_part(part, pa.table(columns, schema=schema.SELECTION))
+    counts = np.bincount(found.codes, minlength=len(DECISIONS)).tolist()
+    return {"decisions": names.to_pylist(), "counts": counts}

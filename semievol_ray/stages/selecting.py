@@ -4,26 +4,25 @@ Invariant: the dev slice of round r alone sets a calibrated threshold of round r
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from semievol_ray import schema, storage
+from semievol_ray import schema
 from semievol_ray.config import GuardConfig
 from semievol_ray.core.calibration import fewest_certifying, largest_certifiable
 from semievol_ray.core.selection import Cut, Decision
 from semievol_ray.errors import ConfigError, NothingAcceptedError
 from semievol_ray.methodconfig import PercentileConfig, PrecisionBoundConfig
 from semievol_ray.runs import Step
-from semievol_ray.stages.audit import DevSteps, audit_round
+from semievol_ray.stages.audit import audit_round, totals_of
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.cuts import TIES_WARNING_POINTS, Judged, choose_cuts
 from semievol_ray.stages.evaluate import is_right, pseudo_label_metrics
 from semievol_ray.stages.ingest import Data
 from semievol_ray.stages.pools import dev_slices
-from semievol_ray.stages.select import Answered, Cuts, accepted_labels, select
+from semievol_ray.stages.select import Answered, Cuts, select
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def check_feasible(context: Context, data: Data) -> None:
     rule, rounds = context.config.method.select, context.config.method.rounds.num
     if not isinstance(rule, PrecisionBoundConfig) or data.dev is None:
         return
-    num_rows = _num_rows(data.dev.rows, data.dev.rows.parts) // rounds
+    num_rows = data.dev.rows.num_rows() // rounds
     needed = fewest_certifying(rule.target_precision, rule.level)
     if num_rows < needed:
         most = largest_certifiable(num_rows, rule.level)
@@ -76,7 +75,7 @@ def select_round(
         parts=answered.pool.parts,
     )
     dev_step = _dev_step(context, number, step, dev)
-    if not step.committed():
+    if not step.committed() or (dev_step and not dev_step.committed()):
         assert context.resources
         judged = _judged(context, number, data, dev) if calibrated and dev else None
         cuts = choose_cuts(
@@ -86,7 +85,7 @@ def select_round(
             ceiling=cuts_of(ceiling) if ceiling else None,
             label_counts=_label_counts(data.labeled) if method.select.quota is not None else None,
         )
-        with context.progress.step(f"round-{number} select", _num_rows(answered.pool, step.missing_parts())) as bar:
+        with context.progress.step(f"round-{number} select", answered.pool.num_rows(step.missing_parts())) as bar:
             select(step, answered, cuts, lambda decided: bar.advance(decided.total()))
         if dev and dev_step:
             select(dev_step, dev, cuts, lambda _: None)
@@ -149,22 +148,22 @@ def _commit(
             f"warning: ties at tau keep {cuts.ties_points:.1f} points more than theta; method.select.ties: exact "
             "breaks them by vote share, then id"
         )
-    labels = accepted_labels(step)
+    pool = totals_of(answered.justified, step, data.pool.gold, context.task)
     metrics: dict[str, Any] = {
         "tau": cuts.cuts[""].tau if cuts.scope == "global" else None,
         "cuts": asdict(cuts),
         "num_answered": cuts.num_answered,
         "ties_points": cuts.ties_points,
-        "num_accepted": labels.total(),
-        "num_accepted_answers": len(labels) if context.task.is_closed else None,
+        "num_accepted": pool.decided.get(Decision.ACCEPTED.value, (0, 0, 0))[0],
+        "num_accepted_answers": len(pool.accepted) if context.task.is_closed else None,
     }
-    metrics |= pseudo_label_metrics(step, data.pool.gold, context.task)
+    metrics |= pseudo_label_metrics(pool.decided)
     fold = None
     if dev and dev_step and data.dev:
         context.run.commit(dev_step, {})
         metrics |= _dev_metrics(context, number, data, dev_step)
-        fold = DevSteps(dev.justified, dev_step, data.dev.gold)
-    metrics["audit"] = audit_round(answered.justified, step, data.pool.gold, data.labeled, fold, context.task)
+        fold = totals_of(dev.justified, dev_step, data.dev.gold, context.task)
+    metrics["audit"] = audit_round(answered.justified, pool, data.labeled, fold, context.task)
     context.run.commit(step, metrics)
     shown = {key: metrics[key] for key in ("tau", "num_accepted", "coverage", "precision_all", "precision_accepted")}
     context.trackers.log("select", shown, number)
@@ -176,7 +175,7 @@ def _judged(context: Context, number: int, data: Data, dev: Answered) -> Judged:
     gold, slices = _dev_gold(data), dev_slices(data.dev.rows, context.config.method.rounds.num)
     confidences, correct, num_rows = [], [], 0
     for part in dev.pool.parts:
-        for row in dev.justified.read_part(part, schema.JUSTIFIED).to_pylist():
+        for row in dev.justified.read_part(part, schema.JUSTIFIED, ["id", "label", "confidence"]).to_pylist():
             if slices[row["id"]] != number:
                 continue
             num_rows += 1
@@ -190,7 +189,8 @@ def _dev_metrics(context: Context, number: int, data: Data, dev_step: Step) -> d
     """Rows of this round's slice of the dev fold, those it would accept, and how many of these are right."""
     assert data.dev is not None
     gold, slices = _dev_gold(data), dev_slices(data.dev.rows, context.config.method.rounds.num)
-    read = (row for part in dev_step.parts for row in dev_step.read_part(part, schema.SELECTION).to_pylist())
+    columns = ["id", "label", "decision"]
+    read = (row for part in dev_step.parts for row in dev_step.read_part(part, schema.SELECTION, columns).to_pylist())
     rows = [row for row in read if slices[row["id"]] == number]
     accepted = [row for row in rows if row["decision"] == Decision.ACCEPTED.value]
     right = [is_right(row["label"], gold[row["id"]], context.task) for row in accepted]
@@ -210,9 +210,5 @@ def _dev_gold(data: Data) -> dict[str, str]:
 
 
 def _label_counts(labeled: Step) -> Counter[str]:
-    tables = (labeled.read_part(part, schema.LABELED) for part in labeled.parts)
+    tables = (labeled.read_part(part, schema.LABELED, ["answer"]) for part in labeled.parts)
     return Counter(answer for table in tables for answer in table.column("answer").to_pylist())
-
-
-def _num_rows(step: Step, parts: Sequence[str]) -> int:
-    return sum(storage.num_rows(step.part_path(part)) for part in parts)

@@ -3,7 +3,6 @@
 Invariant: what may be shown is D_L and, where asked for, accepted rows marked as pseudo; never dev, validation or test.
 """
 
-from semievol_ray import storage
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.retrieve import RetrieveJob, embed, retrieve, write_shown
@@ -51,7 +50,8 @@ def demonstrations_of(context: Context, number: int, fold: str, rows: Step, whol
         assert context.resources
         vectors = _embeddings(context, fold, whole)
         job = RetrieveJob(step, rows, shown, embedder.path, method.num_demonstrations, vectors)
-        with context.progress.step(f"round-{number} {fold}retrieve", _left(step, rows), done=0) as bar:
+        num_left = rows.num_rows(step.missing_parts())
+        with context.progress.step(f"round-{number} {fold}retrieve", num_left, done=0) as bar:
             retrieve(job, bar.advance)
         context.run.commit(step, {})
     return step
@@ -70,11 +70,7 @@ def _embeddings(context: Context, fold: str, whole: Step) -> Step | None:
         parts=whole.parts,
     )
     if not step.committed():
-        with context.progress.step(f"embed {fold or 'pool'}".strip("/"), _left(step, whole)) as bar:
+        with context.progress.step(f"embed {fold or 'pool'}".strip("/"), whole.num_rows(step.missing_parts())) as bar:
             embed(step, whole, embedder.path, bar.advance)
         context.run.commit(step, {})
     return step
-
-
-def _left(step: Step, rows: Step) -> int:
-    return sum(storage.num_rows(rows.part_path(part)) for part in step.missing_parts())

@@ -4,6 +4,7 @@ Invariant: every fine-tuning starts from M_base; the step commits only after its
 """
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from semievol_ray.core.selection import Decision
 from semievol_ray.engines.adapters import adapter_digest, verify_adapter
 from semievol_ray.engines.finetune import FinetuneSpec, finetune, read_examples
 from semievol_ray.errors import RunStopped
+from semievol_ray.events import LineReader
+from semievol_ray.records import encode, parsed, read_json
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
 from semievol_ray.stages.pools import ids_of
-from semievol_ray.steps import encode, json_lines, read_json
 
 POLL_SECONDS = 0.5
 
@@ -52,13 +54,15 @@ class Learned:
         return names + [f"round-{a.round:04d}-{part}" for a in self.accepted for part in a.pool.parts]
 
 
-def write_examples(step: Step, learned: Learned, pseudo_weight: float) -> None:
+def write_examples(
+    step: Step, learned: Learned, pseudo_weight: float, on_part: Callable[[], None] = lambda: None
+) -> None:
     """Commit EXAMPLES: gold rows with weight 1, accepted rows with `pseudo_weight`."""
     people = ids_of(learned.annotations)
     for _ in map_parts(
         _write_examples, step.missing_parts(), step=step, learned=learned, people=people, weight=pseudo_weight
     ):
-        pass
+        on_part()
 
 
 def train(
@@ -69,8 +73,7 @@ def train(
     `on_step` gets the lines of the loss curve as they come. Raises RunStopped when a worker fails, AdapterError when
     the saved adapter is not usable.
     """
-    if storage.exists(spec.curve):
-        storage.remove(spec.curve)
+    storage.remove_lines(spec.curve)
     with _followed(spec.curve, on_step):
         metrics = _fit(spec, num_workers, cpus, gpus)
     metrics |= {k: float(v) for k, v in verify_adapter(spec.out).items()}
@@ -78,10 +81,17 @@ def train(
 
 
 def _fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[str, float]:
+    if not storage.is_remote(spec.curve):
+        return _fit_in(os.path.dirname(spec.curve), spec, num_workers, cpus, gpus)  # noqa: PTH120
+    with tempfile.TemporaryDirectory(prefix="semievol-train-") as folder:
+        return _fit_in(folder, spec, num_workers, cpus, gpus)
+
+
+def _fit_in(folder: str, spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[str, float]:
+    """Ray Train with its working folder in a local one, which all of its nodes have to see (one node: any)."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    folder = os.path.dirname(spec.curve)  # noqa: PTH120
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"spec": spec, "num_threads": max(1, int(cpus))},
@@ -135,16 +145,14 @@ def _followed(path: str, on_line: Callable[[dict[str, Any]], None]) -> Iterator[
     ended = threading.Event()
 
     def follow() -> None:
-        done = 0
+        reader = LineReader(path)
         while True:
             last = ended.is_set()
-            lines = json_lines(path) if storage.exists(path) else []
-            for line in lines[done:]:
+            for line in parsed(reader.new()):
                 on_line(line)
-            done = len(lines)
             if last:
                 return
-            ended.wait(POLL_SECONDS)
+            ended.wait(POLL_SECONDS * (10 if storage.is_remote(path) else 1))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

@@ -5,7 +5,7 @@ Invariant: a step is stopped only by `max_error_rate`; an unreadable answer warn
 
 from semievol_ray.errors import TooManyErrorsError
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.session import PartReport
+from semievol_ray.stages.jobs import PartReport
 
 LEAST_READABLE = 0.5
 SAMPLE_CHARACTERS = 120

@@ -12,6 +12,7 @@ from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.answer import answer, evaluation
 from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.cutter import means_of
 from semievol_ray.stages.ingest import Data, ingest
 from semievol_ray.stages.learning import examples_of, fine_tuned
 from semievol_ray.stages.oracle import write_gold_labeled
@@ -36,9 +37,9 @@ def reference(
     num_steps: optimizer steps of the matched one. Raises what a run raises, and DataError for an oracle without gold.
     """
     manifest = {"name": config.name, "config": config.model_dump(mode="json")}
-    with ExitStack() as closing, Run.open(root, manifest, share=share) as held, terminated_as_interrupt():
+    with Run.open(root, manifest, share=share) as held, ExitStack() as closing, terminated_as_interrupt():
         context = Context(held, config, progress, closing)
-        data = ingest(held, config, context.task)
+        data = ingest(held, config, context.task, means_of(context))
         assert data.test is not None
         wanted = evaluation(context, EVALUATIONS[making], data.test, _adapter(context, data, making, num_steps))
         answer(context, "evaluate", [wanted])

@@ -7,7 +7,6 @@ missing.
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from semievol_ray import __version__, storage, tables
 from semievol_ray.driver import terminated_as_interrupt
@@ -42,7 +41,9 @@ def run_study(
     """
     study = load(path)
     listed = _listed(study, path, seeds)
-    folder = str(Path(runs or f"runs/{study.name}").absolute())
+    folder = storage.absolute(runs or f"runs/{study.name}")
+    if storage.is_remote(folder):
+        raise ConfigError(f"{folder}: the runs of a study share steps by links on one disk. Name a local folder.")
     storage.make_folder(folder)
     cells = list(cells_of(study, listed, folder))
     outcomes: list[Outcome] = []

@@ -8,14 +8,17 @@ import importlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from semievol_ray import storage
+from semievol_ray import folders, storage
 from semievol_ray.errors import MissingExtraError, UserError
 from semievol_ray.tracking.eventfile import EventFile
 
@@ -57,12 +60,17 @@ class Tracked:
     run_name: str
     config: Mapping[str, object]
 
+    def folder(self) -> str:
+        """A folder on this machine for a tracker's files: the run's own, a new one for a run in an object store."""
+        return tempfile.mkdtemp(prefix="semievol-tracker-") if storage.is_remote(self.root) else self.root
+
 
 def open_sink(name: str, tracked: Tracked) -> Sink:
     """The tracker of that name. Errors: MissingExtraError without its package, and whatever it raises itself."""
     match name:
         case "tensorboard":
-            return TensorboardSink(f"{tracked.root}/tensorboard")
+            folder = tracked.folder()
+            return TensorboardSink(f"{folder}/tensorboard", partial(_hand_over, folder, tracked.root))
         case "wandb":
             return WandbSink(tracked)
         case "mlflow":
@@ -78,8 +86,8 @@ class TensorboardSink:
     of those steps on.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, folder: str, hand_over: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._hand_over = folder, hand_over
         self._files: dict[str, EventFile] = {}
 
     def write(self, points: Sequence[Point]) -> None:
@@ -90,6 +98,7 @@ class TensorboardSink:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+        self._hand_over()
 
     def _file(self, beginning: str, first: Point) -> EventFile:
         if beginning not in self._files:
@@ -108,10 +117,12 @@ class WandbSink:
         wandb = _imported("wandb", WANDB)
         known = _known(tracked.root, "wandb")
         self._groups: set[str] = set()
+        folder = tracked.folder()
+        self._hand_over = partial(_hand_over, folder, tracked.root)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=tracked.run_name,
-            dir=os.environ.get("WANDB_DIR", tracked.root),
+            dir=os.environ.get("WANDB_DIR", folder),
             config=public(tracked.config),
             allow_val_change=True,
             mode=_wandb_mode(wandb),
@@ -138,6 +149,7 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
+        self._hand_over()
 
 
 class MlflowSink:
@@ -148,6 +160,8 @@ class MlflowSink:
 
     def __init__(self, tracked: Tracked) -> None:
         if "MLFLOW_TRACKING_URI" not in os.environ:
+            if storage.is_remote(tracked.root):
+                raise UserError("a run in an object store has no folder for mlflow: set MLFLOW_TRACKING_URI")
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or mlflow 3.17 refuses folders
         mlflow = _imported("mlflow", MLFLOW)
         self._entities = importlib.import_module("mlflow.entities")
@@ -195,6 +209,13 @@ class MlflowSink:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id if found else self._client.create_experiment(name))
+
+
+def _hand_over(folder: str, root: str) -> None:
+    """Store what a tracker wrote on this machine in the run it belongs to, where that is elsewhere."""
+    if folder != root:
+        folders.put_folder(folder, root)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _by_beginning(values: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from semievol_ray.core import audit
 from semievol_ray.core.audit import EDGES, NUM_BINS, Judged
+from semievol_ray.core.deciding import Coded
 from semievol_ray.core.selection import threshold
 
 CONFIDENCE = st.one_of(st.sampled_from([0.0, 2.0**-23, 0.25, 0.5]), st.floats(0, 20, width=32))
@@ -126,9 +127,23 @@ def test_what_if_without_a_confidence_is_empty() -> None:
     assert audit.what_if(floats([]), None, None) == []
 
 
+def coded(texts: list[str | None]) -> Coded:
+    values = sorted({text for text in texts if text is not None})
+    return Coded(np.array([-1 if text is None else values.index(text) for text in texts], dtype=np.int64), values)
+
+
+@given(ANSWERS)
+def test_pairs_are_equal_row_by_row_in_the_order_asked(answers: list[tuple[str | None, ...]]) -> None:
+    a, b = ([row[i] for row in answers] for i in range(2))
+    found = audit.equal_pairs(coded(a), coded(b), lambda x, y: x <= y)  # not symmetric
+    assert found.tolist() == [-1 if x is None or y is None else int(x <= y) for x, y in zip(a, b, strict=True)]
+
+
 @given(ANSWERS)
 def test_agreement_counts_rows_where_both_are_readable_and_equal(answers: list[tuple[str | None, ...]]) -> None:
-    counts = audit.agreement(answers, lambda a, b: a.lower() == b.lower(), 3)
+    counts = audit.agreement(
+        [coded([row[i] for row in answers]) for i in range(3)], lambda a, b: a.lower() == b.lower()
+    )
     for i in range(3):
         for j in range(3):
             same = [

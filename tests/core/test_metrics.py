@@ -79,7 +79,7 @@ def test_class_table_counts_unreadable_as_a_miss() -> None:
 
 
 def test_decision_table_lists_every_decision_and_judges_only_rows_with_gold() -> None:
-    table = decision_table(["accepted", "accepted", "accepted", "uncertain"], [True, False, None, None])
+    table = decision_table({"accepted": (3, 2, 1), "uncertain": (1, 0, 0)})
     assert table == [
         DecisionRow(Decision.ACCEPTED, 3, 0.75, 2, 0.5),
         DecisionRow(Decision.UNCERTAIN, 1, 0.25, 0, None),
@@ -90,4 +90,4 @@ def test_decision_table_lists_every_decision_and_judges_only_rows_with_gold() ->
 
 def test_decision_table_of_an_unknown_decision_raises() -> None:
     with pytest.raises(ValueError, match="maybe"):
-        decision_table(["maybe"], [None])
+        decision_table({"maybe": (1, 0, 0)})

@@ -17,17 +17,8 @@ from semievol_ray import schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.answers import Labels
 from semievol_ray.engines.adapters import verify_adapter
-from semievol_ray.engines.finetune import (
-    IGNORED,
-    FinetuneSpec,
-    TrainingExample,
-    answer_loss,
-    collate,
-    deepspeed_config,
-    read_examples,
-    tokenised,
-    weighted_nll,
-)
+from semievol_ray.engines.finetune import FinetuneSpec, deepspeed_config, read_examples, tokenised
+from semievol_ray.engines.loss import IGNORED, TrainingExample, answer_loss, collate, weighted_nll
 from semievol_ray.engines.rendering import load_tokenizer
 from semievol_ray.errors import DataError
 from semievol_ray.tasks import Task

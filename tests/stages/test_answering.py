@@ -142,3 +142,13 @@ def test_death_of_the_engine_cancels_the_other_rows_and_leaves_as_itself() -> No
     with pytest.raises(EngineDiedError, match="gone"):
         asyncio.run(gathered([slow(), dies(), slow()]))
     assert ended == ["cancelled", "cancelled"]
+
+
+def test_score_that_the_engine_gives_up_is_none_and_no_failure_of_the_part(asking: Asking) -> None:
+    engine, asker = asking(lambda _: "Answer: food")
+
+    async def refused(_: object) -> tuple[float, ...]:
+        raise RequestFailedError("this request alone")
+
+    engine.score = refused  # type: ignore[method-assign, assignment]
+    assert asyncio.run(asker.score(_render(0), "food", None, end_of_turn=True)) is None

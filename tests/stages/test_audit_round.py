@@ -9,7 +9,8 @@ import pytest
 from semievol_ray import schema
 from semievol_ray.core.answers import Number
 from semievol_ray.runs import Run, Step
-from semievol_ray.stages.audit import DevSteps, audit_round
+from semievol_ray.stages.audit import audit_round, totals_of
+from semievol_ray.stages.evaluate import pseudo_label_metrics
 from semievol_ray.tasks import Task
 
 Row = dict[str, Any]
@@ -46,6 +47,19 @@ def round_of(step_of: Callable[..., Step]) -> Callable[..., tuple[Step, Step, St
     return make
 
 
+def audited(
+    justified: Step,
+    selection: Step,
+    gold: Step | None,
+    labeled: Step,
+    dev: tuple[Step, Step, Step] | None,
+    task: Task,
+) -> dict[str, Any]:
+    """The audit of a pool and, where there is one, of a dev fold: justified, selection and gold of each."""
+    fold = totals_of(*dev, task) if dev else None
+    return audit_round(justified, totals_of(justified, selection, gold, task), labeled, fold, task)
+
+
 ROWS: list[Row] = [
     {"answers": ["plant", "plant"], "label": "plant", "confidence": 0.0, "decision": "accepted", "gold": "plant"},
     {"answers": ["plant", "food"], "label": "food", "confidence": 0.5, "decision": "accepted", "gold": "plant"},
@@ -58,7 +72,7 @@ ROWS: list[Row] = [
 @pytest.fixture
 def found(round_of: Callable[..., tuple[Step, Step, Step]], labeled: Step, task: Task) -> dict[str, Any]:
     justified, selection, gold = round_of("r", schema.GOLD, ROWS)
-    return audit_round(justified, selection, gold, labeled, None, task)
+    return audited(justified, selection, gold, labeled, None, task)
 
 
 def test_audit_counts_rows_with_and_without_a_confidence(found: dict[str, Any]) -> None:
@@ -98,7 +112,7 @@ def test_agreement_names_the_collaborators_of_the_justification(
     named = run.step("named", settings={}, inputs={"drafts/warm_0": "x", "drafts/base_3": "y"}, parts=selection.parts)
     for part in selection.parts:
         named.commit_part(part, Step(run.path("r/justify"), "r/justify", ()).read_part(part, schema.JUSTIFIED))
-    assert audit_round(named, selection, gold, labeled, None, task)["collaborators"]["names"] == ["warm_0", "base_3"]
+    assert audited(named, selection, gold, labeled, None, task)["collaborators"]["names"] == ["warm_0", "base_3"]
 
 
 def test_label_balance_stands_labels_answers_and_accepted_side_by_side(found: dict[str, Any]) -> None:
@@ -115,8 +129,8 @@ def test_dev_fold_is_judged_apart_from_a_pool_without_gold(
     round_of: Callable[..., tuple[Step, Step, Step]], labeled: Step, task: Task
 ) -> None:
     justified, selection, gold = round_of("r", schema.GOLD, [{**row, "gold": None} for row in ROWS])
-    dev = DevSteps(*round_of("d", schema.GOLD, ROWS[:3]))
-    found = audit_round(justified, selection, gold, labeled, dev, task)
+    dev = round_of("d", schema.GOLD, ROWS[:3])
+    found = audited(justified, selection, gold, labeled, dev, task)
     assert found["gold"] is None
     assert found["dev"]["num_rows"] == 3
     assert found["what_if"][4]["gold"] is None
@@ -131,14 +145,14 @@ def test_pool_whose_gold_is_no_step_is_not_judged(
     round_of: Callable[..., tuple[Step, Step, Step]], labeled: Step, task: Task
 ) -> None:
     justified, selection, _ = round_of("r", schema.GOLD, ROWS)
-    assert audit_round(justified, selection, None, labeled, None, task)["gold"] is None
+    assert audited(justified, selection, None, labeled, None, task)["gold"] is None
 
 
 def test_numbers_agree_within_their_tolerance_and_have_no_label_balance(
     round_of: Callable[..., tuple[Step, Step, Step]], labeled: Step
 ) -> None:
     row = {"answers": ["100", "100.5"], "label": "100", "confidence": 0.1, "gold": "100.4"}
-    found = audit_round(*round_of("r", schema.GOLD, [row] * 4), labeled, None, NUMBERS)
+    found = audited(*round_of("r", schema.GOLD, [row] * 4), labeled, None, NUMBERS)
     assert found["collaborators"]["agreement"] == [[4, 4], [4, 4]]
     assert found["gold"]["precision"]["value"] == 1
     assert (found["labels"], found["confusion"]) == (None, None)
@@ -149,6 +163,27 @@ def test_audit_of_many_rows_is_json_of_bounded_size(
 ) -> None:
     def size(num: int) -> int:
         rows = [{**ROWS[i % 3], "confidence": 10.0 ** (-7 + 8 * i / num)} for i in range(num)]
-        return len(json.dumps(audit_round(*round_of(f"r{num}", schema.GOLD, rows), labeled, None, task)))
+        return len(json.dumps(audited(*round_of(f"r{num}", schema.GOLD, rows), labeled, None, task)))
 
     assert size(3000) < 1.2 * size(300) < 60_000
+
+
+def test_pseudo_labels_are_judged_by_the_gold_of_the_rows_the_round_answered(
+    round_of: Callable[..., tuple[Step, Step, Step]], step_of: Callable[..., Step], task: Task
+) -> None:
+    kept: list[Row] = [
+        {"answers": [], "label": "plant", "decision": "accepted"},
+        {"answers": [], "label": "food", "decision": "accepted"},
+        {"answers": [], "label": "animal"},
+    ]
+    justified, selection, _ = round_of("r", schema.GOLD, kept)
+    golds = [
+        {"id": "r9", "answer": "food"},
+        {"id": "r0", "answer": "plant"},
+        {"id": "r1"},
+        {"id": "r2", "answer": "food"},
+    ]
+    totals = totals_of(justified, selection, step_of("more", schema.GOLD, golds, []), task)
+    found = pseudo_label_metrics(totals.decided)
+    assert (found["precision_all"], found["precision_accepted"]) == (0.5, 1.0)
+    assert found["coverage"] == pytest.approx(2 / 3)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from semievol_ray import schema
+from semievol_ray.core.deciding import DECISIONS
 from semievol_ray.core.selection import Cut
 from semievol_ray.errors import NothingAcceptedError
 from semievol_ray.methodconfig import FdrConfig, PercentileConfig, PrecisionBoundConfig
 from semievol_ray.runs import Step
 from semievol_ray.stages.cuts import Judged, choose_cuts
-from semievol_ray.stages.select import Answered, Cuts, selected_rows
+from semievol_ray.stages.select import Answered, Cuts, decided
 
 Row = dict[str, Any]
 Answering = Callable[..., Answered]
@@ -43,12 +44,9 @@ def _sure(*confidences: float | None, **same: Any) -> list[Row]:
 
 def _accepted(answered: Answered, cuts: Cuts) -> list[int]:
     """Positions of the accepted rows."""
-    pool, justified = (
-        [row for part in step.parts for row in step.read_part(part, columns).to_pylist()]
-        for step, columns in ((answered.pool, schema.UNLABELED), (answered.justified, schema.JUSTIFIED))
-    )
-    found = selected_rows(pool, justified, cuts)
-    return [int(row["id"][1:]) for row in found if row["decision"] == "accepted"]
+    found = [decided(answered, part, cuts) for part in answered.pool.parts]
+    rows = [(i, code) for table, of in found for i, code in zip(table.column("id").to_pylist(), of.codes, strict=True)]
+    return [int(row_id[1:]) for row_id, code in rows if DECISIONS[code] == "accepted"]
 
 
 def test_tau_is_over_the_rows_of_all_parts_that_have_a_confidence(answering: Answering) -> None:

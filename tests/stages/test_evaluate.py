@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
-
 from semievol_ray import schema
 from semievol_ray.core.answers import Number
 from semievol_ray.runs import Step
@@ -30,20 +28,11 @@ def test_accuracy_of_an_open_set_has_no_table_by_answer(step_of: StepOf) -> None
     assert (found["accuracy"], found["classes"]) == (0.25, [])
 
 
-def test_pseudo_labels_are_judged_by_the_gold_of_the_rows_the_round_answered(step_of: StepOf, task: Task) -> None:
-    golds = ["food", "plant", None, "animal", "food"]
-    gold = [{"id": f"r{i}", "answer": answer} for i, answer in enumerate(golds)]
-    kept = [("r1", "plant", "accepted"), ("r2", "food", "accepted"), ("r4", "animal", "uncertain")]
-    rows = [{"id": i, "label": label, "decision": decision} for i, label, decision in kept]
-    found = pseudo_label_metrics(
-        step_of("select", schema.SELECTION, rows[:2], rows[2:]), step_of("gold", schema.GOLD, gold[:3], gold[3:]), task
-    )
-    assert found["precision_all"] == 0.5
-    assert found["precision_accepted"] == 1.0
-    assert found["coverage"] == pytest.approx(2 / 3)
+def test_pseudo_labels_are_judged_by_decision() -> None:
+    found = pseudo_label_metrics({"accepted": (4, 2, 1), "uncertain": (1, 1, 1)})
+    assert (found["precision_all"], found["precision_accepted"], found["coverage"]) == (2 / 3, 0.5, 0.8)
 
 
-def test_pseudo_labels_without_any_gold_have_no_precision(step_of: StepOf, task: Task) -> None:
-    select = step_of("select", schema.SELECTION, [{"id": "r0", "label": "food", "decision": "accepted"}])
-    found = pseudo_label_metrics(select, step_of("gold", schema.GOLD, [{"id": "r0"}]), task)
+def test_pseudo_labels_without_any_gold_have_no_precision() -> None:
+    found = pseudo_label_metrics({"accepted": (1, 0, 0)})
     assert (found["precision_all"], found["precision_accepted"], found["coverage"]) == (None, None, 1.0)

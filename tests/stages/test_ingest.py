@@ -13,7 +13,8 @@ import pytest
 from semievol_ray import configfile, schema
 from semievol_ray.errors import DataError, DriftError
 from semievol_ray.runs import Run, Step
-from semievol_ray.stages.ingest import Data, ingest, part_rows
+from semievol_ray.stages.cutter import part_rows
+from semievol_ray.stages.ingest import Data, ingest
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 ABSENT = "the published splits are not beside the checkout (../shared/data)"

@@ -1,26 +1,33 @@
 """Near duplicates over real steps; parts are mapped in this process (tests/test_hygiene.py does it with Ray)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from semievol_ray import schema
 from semievol_ray.runs import Run, Step
-from semievol_ray.stages import minhash, near_duplicates
-from semievol_ray.stages.near_duplicates import exact_only, losing, lost_ids, without, write_near_duplicates
+from semievol_ray.stages import minhash
+from semievol_ray.stages.minhash import key_parts, layout_of
+from semievol_ray.stages.near_duplicates import KEYS, STEP, exact_only, losing, num_lost, without, write_near_duplicates
 
 LONG = "the {} is a tall tree of the northern woods whose bark was used by people of old for many kinds of small things"
 OTHER = "what a person does who walks along the shore of the {} every morning before all the others have woken up there"
 
 
-@pytest.fixture(autouse=True)
-def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def mapped(function: Callable[..., Any], parts: Sequence[str], **constants: Any) -> Iterator[Any]:
-        return (function({"part": part}, **constants) for part in reversed(parts))  # as workers may end
+pytestmark = pytest.mark.usefixtures("mapped_here")
 
-    for module in (minhash, near_duplicates):
-        monkeypatch.setattr(module, "map_parts", mapped)
+
+@pytest.fixture(autouse=True, params=[1, 2048])
+def _rows_of_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys of each part apart, and those of all parts together."""
+    monkeypatch.setattr(minhash, "ROWS_OF_KEYS", request.param)
+
+
+def lost_ids(step: Step, split: str) -> set[str]:
+    """The ids that a split would lose."""
+    parts = [split] if split in step.parts else []
+    return {i for part in parts for i in step.read_part(part, schema.NEAR_DUPLICATES).column("id").to_pylist()}
 
 
 def rows(split: str, *texts: str) -> list[dict[str, Any]]:
@@ -45,8 +52,9 @@ def splits(step_of: Callable[..., Step]) -> dict[str, Step]:
 @pytest.fixture
 def written(run: Run, splits: dict[str, Step]) -> Callable[..., tuple[Step, dict[str, Any]]]:
     def write(similarity: float, only_exact: bool = False) -> tuple[Step, dict[str, Any]]:
-        step = run.step(near_duplicates.STEP, settings={}, inputs={}, parts=losing(splits))
-        metrics = write_near_duplicates(step, splits, similarity, only_exact)
+        step = run.step(STEP, settings={}, inputs={}, parts=losing(splits))
+        keys = run.step(KEYS, settings={}, inputs={}, parts=list(key_parts(layout_of(splits))))
+        metrics = write_near_duplicates(step, keys, splits, similarity, only_exact)
         run.commit(step, metrics)
         return step, metrics
 
@@ -57,7 +65,7 @@ def test_near_duplicates_go_from_the_lower_split_and_never_from_test(written: Ca
     step, metrics = written(0.85)
 
     assert {split: lost_ids(step, split) for split in ("test", "dev", "labeled", "unlabeled")} == {
-        "test": frozenset(),
+        "test": set(),
         "dev": {"dev-0"},
         "labeled": {"labeled-0"},
         "unlabeled": {"pool-1", "pool-3"},
@@ -106,7 +114,8 @@ def test_rows_that_go_are_left_out_of_the_copied_parts(
     near, _ = written(0.85)
     step = run.step("data/unlabeled_kept", settings={}, inputs={}, parts=splits["unlabeled"].parts)
 
-    without(step, splits["unlabeled"], schema.UNLABELED, lost_ids(near, "unlabeled"))
+    assert num_lost(near, "unlabeled") == 2
+    without(step, splits["unlabeled"], schema.UNLABELED, near, "unlabeled")
 
     left = [step.read_part(part, schema.UNLABELED).column("id").to_pylist() for part in step.parts]
     assert left == [["pool-0", "pool-2"], []]

@@ -7,7 +7,7 @@ import pytest
 
 from semievol_ray.errors import TooManyErrorsError
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.session import PartReport
+from semievol_ray.stages.jobs import PartReport
 from semievol_ray.stages.watching import Watched
 
 ContextOf = Callable[..., Context]

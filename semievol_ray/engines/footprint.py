@@ -1,0 +1,53 @@
+"""How much memory a model's weights take, from the headers of its safetensors files.
+
+Invariant: no tensor is read, and what cannot be known is None, never a guess.
+"""
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_CAST = frozenset({"F64", "F32", "F16", "BF16"})
+_LONGEST_HEADER = 100_000_000
+
+
+def weight_bytes(folder: str, dtype: str, quantization: str | None = None) -> int | None:
+    """Bytes of a model folder's weights once loaded in `dtype`; tensors that are quantized in the file keep their size.
+
+    None for weights that are quantized while loading, another dtype, or files that are no safetensors.
+    """
+    path, each = Path(folder), _BYTES.get(dtype)
+    try:
+        packed = "quantization_config" in json.loads((path / "config.json").read_bytes())
+        if each is None or (quantization and not packed):
+            return None
+        headers = [_header(path / name) for name in _weight_files(path)]
+        return sum(_size(tensor, each) for header in headers for tensor in header.values()) or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return None
+
+
+def _weight_files(path: Path) -> list[str]:
+    """The files that an index names; without one those that transformers would read, else all."""
+    if indices := sorted(path.glob("*.safetensors.index.json")):
+        return sorted(set(json.loads(indices[0].read_bytes())["weight_map"].values()))
+    names = sorted(entry.name for entry in path.glob("*.safetensors"))
+    return ["model.safetensors"] if "model.safetensors" in names else names
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > _LONGEST_HEADER:
+            raise ValueError(f"a header of {length} bytes")
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _size(tensor: dict[str, Any], each: int) -> int:
+    first, last = tensor["data_offsets"]
+    return math.prod(tensor["shape"]) * each if tensor["dtype"] in _CAST else int(last - first)

@@ -1,0 +1,134 @@
+"""What a run looks at before anything is trained or generated: its machines, and whether all it needs can be placed.
+
+Invariant: every reason to refuse is told at once; the whole report stands in the run's events.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from semievol_ray.config import RunConfig
+from semievol_ray.engines.embed import HASH
+from semievol_ray.engines.footprint import weight_bytes
+from semievol_ray.engines.weights import local_weights
+from semievol_ray.errors import ClusterError, PlacementError
+from semievol_ray.extras import needed
+from semievol_ray.placement import (
+    Node,
+    Resources,
+    engine_memory_shortage,
+    engine_shortage,
+    training_memory_shortage,
+    training_shortage,
+)
+from semievol_ray.problems import Gravity, Kind, Problem, engine_memory, machine_problems
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.nodes import DRIVER, NodeReport, node_reports
+
+SECONDS = 30.0
+
+
+def preflight(context: Context) -> None:
+    """Look at the connected cluster; warnings go to the terminal.
+
+    Raises PlacementError when something cannot be placed, ClusterError when the machines are not fit for the run.
+    """
+    began, config = time.monotonic(), context.config
+    joined = bool(config.speed.address or os.environ.get("RAY_ADDRESS"))
+    reports = node_reports(context.run.root, SECONDS, joined=joined)
+    resources = resources_of(reports)
+    found = placement_problems(config, resources)
+    if not refusals(found):
+        folders = {name: local_weights(context.model(name).path) for name in models(config)}
+        weights = model_weights(config, folders, resources)
+        found += memory_problems(config, resources, weights)
+        found += machine_problems(reports, context.run.root, needed(config), _merged_bytes(config, resources, weights))
+    context.run.event(
+        "preflight",
+        seconds=round(time.monotonic() - began, 3),
+        nodes=[asdict(report) for report in reports],
+        problems=[asdict(problem) for problem in found],
+    )
+    for problem in found:
+        if problem.gravity is Gravity.WARNING:
+            context.progress.say(f"warning: {problem.text}")
+    refuse(found)
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raises PlacementError or ClusterError with everything that forbids the run; nothing otherwise."""
+    if not (wrong := refusals(problems)):
+        return
+    error = PlacementError if all(problem.kind is Kind.PLACEMENT for problem in wrong) else ClusterError
+    if len(wrong) == 1:
+        raise error(wrong[0].text)
+    listed = "\n".join(f"{i}. {problem.text}" for i, problem in enumerate(wrong, 1))
+    raise error(f"this run cannot start, for {len(wrong)} reasons:\n{listed}")
+
+
+def refusals(problems: Sequence[Problem]) -> list[Problem]:
+    """Those that forbid a run."""
+    return [problem for problem in problems if problem.gravity is Gravity.ERROR]
+
+
+def resources_of(reports: Sequence[NodeReport]) -> Resources:
+    """The cluster that reports describe, with the memory that they know."""
+    return Resources(
+        tuple(Node(r.num_cpus, r.num_gpus, *engine_memory(r.machine), r.node) for r in reports if r.node != DRIVER)
+    )
+
+
+def placement_problems(config: RunConfig, resources: Resources) -> list[Problem]:
+    """Engines and training workers that find no room; warnings on a cluster that grows by itself."""
+    speed = config.speed
+    found = [lack for lack in (engine_shortage(speed, resources), training_shortage(speed, resources)) if lack]
+    gravity = Gravity.WARNING if speed.autoscaling else Gravity.ERROR
+    problems = [Problem(gravity, Kind.PLACEMENT, lack) for lack in found]
+    if speed.autoscaling and not resources.num_gpus:
+        text = "no node has a GPU now, so that this run uses CPUs. For GPUs keep one such node up (min_workers: 1)."
+        problems.append(Problem(Gravity.WARNING, Kind.PLACEMENT, text))
+    return problems
+
+
+def models(config: RunConfig) -> list[str]:
+    """The models whose weights engines load: the student and the collaborators' own; none are scripted."""
+    if config.numerics.engine == "scripted":
+        return []
+    own = [c.model for c in config.method.collaborators if c.model and not c.endpoint and c.model != HASH]
+    return list(dict.fromkeys([config.model, *own]))
+
+
+def model_weights(config: RunConfig, folders: Mapping[str, str], resources: Resources) -> dict[str, int]:
+    """Model -> bytes of its weights in the dtype it is served in, where that is known."""
+    numerics, dtype = config.numerics, serving_dtype(config, resources)
+    found = {name: weight_bytes(folder, dtype, numerics.quantization) for name, folder in folders.items()}
+    return {name: size for name, size in found.items() if size}
+
+
+def serving_dtype(config: RunConfig, resources: Resources) -> str:
+    chosen = config.numerics.dtype
+    return ("bfloat16" if resources.num_gpus else "float32") if chosen == "auto" else chosen
+
+
+def memory_problems(config: RunConfig, resources: Resources, weights: Mapping[str, int]) -> list[Problem]:
+    """Models whose weights fit no GPU or node, for serving and for fine-tuning; `weights` are in the serving dtype."""
+    speed, served = config.speed, serving_dtype(config, resources)
+    trained = config.numerics.train_dtype
+    trained = ("bfloat16" if resources.num_gpus else "float32") if trained == "auto" else trained
+    tuned = {config.model, *(c.model for c in config.method.collaborators if c.model and c.adapter == "warm")}
+    found = [engine_memory_shortage(speed, resources, size, f"{name} in {served}") for name, size in weights.items()]
+    ratio = (4 if trained == "float32" else 2) / (4 if served == "float32" else 2)
+    found += [
+        training_memory_shortage(speed, resources, int(size * ratio), f"{name} in {trained}")
+        for name, size in weights.items()
+        if name in tuned
+    ]
+    return [Problem(Gravity.ERROR, Kind.PLACEMENT, lack) for lack in found if lack]
+
+
+def _merged_bytes(config: RunConfig, resources: Resources, weights: Mapping[str, int]) -> int:
+    """What merging an adapter writes into a node's temporary folder; nothing where adapters are served as they are."""
+    serving = config.numerics.adapter_serving
+    merges = serving == "merged" or (serving == "auto" and not resources.num_gpus)
+    return max(weights.values(), default=0) if merges else 0

@@ -1,0 +1,113 @@
+"""The preflight of a run: what refuses it, what only warns, and what stands in its events."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semievol_ray import configfile, driver, preflight, storage
+from semievol_ray.errors import ClusterError, PlacementError
+from semievol_ray.placement import Node, Resources
+from semievol_ray.problems import Gravity, Kind, Problem
+from semievol_ray.progress import Progress
+from semievol_ray.runs import read_events
+from semievol_ray.stages import nodes
+from tests.conftest import ScriptedRun
+from tests.rundirs import changed, do_run, run_tree
+
+SIZES = {"labeled": 8, "unlabeled": 16, "test": 8}
+GPUS = Resources((Node(8, 4, 10**11, (16 * 10**9,) * 4, "a"),))
+
+
+def events(root: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_events(str(root)) if event["kind"] == kind]
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_run_that_cannot_be_placed_is_refused_before_anything_is_trained_with_every_reason(tmp_path: Path) -> None:
+    tree = changed(run_tree(tmp_path, **SIZES), "speed.num_replicas", 40)
+    tree = changed(changed(tree, "speed.num_train_workers", 8), "train", {"train_batch_size": 8})
+
+    with pytest.raises(PlacementError, match="2 reasons") as raised:
+        do_run(tree, tmp_path / "run")
+
+    assert "1. speed.num_replicas 40 does not fit: 40 x (1 CPUs, 0 GPUs)" in str(raised.value)
+    assert "2. speed.num_train_workers 8 does not fit" in str(raised.value)
+    (event,) = events(tmp_path / "run", "preflight")
+    assert [problem["kind"] for problem in event["problems"]] == ["placement", "placement"]
+    assert not (tmp_path / "run/rounds/0000/train").exists()
+
+
+def test_preflight_of_a_run_is_one_event_within_seconds_and_leaves_no_token(scripted_run: ScriptedRun) -> None:
+    (event,) = events(scripted_run.root, "preflight")
+
+    assert event["seconds"] < 3
+    assert event["nodes"][0]["machine"]["versions"]["ray"]
+    assert [p for p in event["problems"] if p["gravity"] == "error"] == []
+    assert not [path for path in scripted_run.root.iterdir() if path.name.startswith(".doctor")]
+
+
+def test_finished_run_is_not_looked_at_again(scripted_run: ScriptedRun, copied_run: Path) -> None:
+    before = len(events(copied_run, "run_started"))
+    driver.run(configfile.load(str(scripted_run.config)), str(copied_run), Progress(quiet=True))
+
+    assert len(events(copied_run, "run_started")) == before + 1
+    assert len(events(copied_run, "preflight")) == 1
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_every_node_is_asked_by_a_task_and_tokens_go_round(tmp_path: Path) -> None:
+    first, only = nodes.node_reports(str(tmp_path), 60.0)
+
+    assert (first.node, first.unread, only.unread, only.silent) == (nodes.DRIVER, {}, {}, None)
+    assert only.machine is not None
+    assert first.machine is not None
+    assert only.machine.versions["torch"] == first.machine.versions["torch"]
+    assert (only.num_cpus, only.skew_seconds) == (2, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_token_that_is_missing_or_another_is_told(tmp_path: Path) -> None:
+    storage.create(f"{tmp_path}/a", b"a")
+    storage.create(f"{tmp_path}/b", b"not b")
+    found = nodes._unread(str(tmp_path), ["a", "b", "c"])
+
+    assert list(found) == ["b", "c"]
+    assert "another text" in found["b"]
+
+
+def test_what_cannot_be_placed_warns_on_a_cluster_that_grows(tmp_path: Path) -> None:
+    config = _config(tmp_path, speed={"num_replicas": 9, "autoscaling": True})
+    found = preflight.placement_problems(config, GPUS)
+
+    assert [p.gravity for p in found] == [Gravity.WARNING]
+    preflight.refuse(found)
+
+
+def test_weights_of_every_model_are_held_against_the_gpus(tmp_path: Path) -> None:
+    config = _config(
+        tmp_path,
+        model="org/student",
+        numerics={"engine": "vllm"},
+        method={"embedder": "hash", "collaborators": [{}, {"model": "org/other"}]},
+    )
+    assert preflight.models(config) == ["org/student", "org/other"]
+    found = preflight.memory_problems(config, GPUS, {"org/student": 17 * 10**9, "org/other": 2 * 10**9})
+
+    assert [(p.kind, p.gravity) for p in found] == [(Kind.PLACEMENT, Gravity.ERROR)] * 2
+    assert found[0].text.startswith("org/student in bfloat16: weights need 17.0 GB")
+    assert found[1].text.startswith("fine-tuning org/student in bfloat16")
+
+
+def test_refusals_of_the_machines_are_told_as_the_clusters() -> None:
+    wrong = Problem(Gravity.ERROR, Kind.VERSIONS, "ray differs")
+
+    with pytest.raises(ClusterError, match="ray differs"):
+        preflight.refuse([wrong, Problem(Gravity.WARNING, Kind.DISK, "low")])
+
+
+def _config(folder: Path, **changes: Any) -> Any:
+    tree = run_tree(folder, **SIZES)
+    for key, value in changes.items():
+        tree = changed(tree, key, value)
+    return configfile.parse(tree, "test")
