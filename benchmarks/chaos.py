@@ -16,7 +16,7 @@ from benchmarks.chaos_cluster import Cluster
 from benchmarks.chaos_data import Engine, scripted_twin, write_configs
 from benchmarks.chaos_plan import ABOUT, Plan, plan, quick_plans
 from benchmarks.chaos_processes import adopt_orphans
-from benchmarks.chaos_results import is_recorded, recorded, render, write
+from benchmarks.chaos_results import add, is_recorded, recorded, render
 from benchmarks.chaos_run import Arm, Outcome, described, disturbed, undisturbed
 from benchmarks.environment import commit
 
@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as closing:
         work = options.work or Path(tempfile.mkdtemp(prefix="chaos-"))
         for each, outcome in _done(closing, left, options.engine, work):
-            runs.append({**key, **described(each, outcome)})
+            run = {**key, **described(each, outcome)}
             num_wrong += not outcome.is_good
-            print(_line(runs[-1], outcome), flush=True)
+            print(_line(run, outcome), flush=True)
+            runs.append(run)
             if out:
-                write(out, command, runs)
-    mine = [r for r in runs if r["commit"] == here]
+                add(out, command, run)
+    mine = [r for r in (recorded(out) if out else runs) if r["commit"] == here]
     print(render(mine) if mine else "nothing was run")
     if num_wrong:
         print(f"{num_wrong} runs were not as they should be; what is left of them is in {work}")

@@ -1,12 +1,16 @@
 """The results file of chaos: one line a run, and what all of them come to.
 
 Invariant: a run is recorded once for a seed, number, engine and commit; the figures count the runs of the last commit.
+Commands that run beside each other, with another seed each, add to one file.
 """
 
+import fcntl
 import json
+import os
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,12 @@ def is_recorded(runs: Sequence[Record], *, engine: str, seed: int, number: int, 
     """Whether this very run was done."""
     key = (engine, seed, number, commit)
     return any((r["engine"], r["seed"], r["number"], r["commit"]) == key for r in runs)
+
+
+def add(path: Path, command: str, run: Record) -> None:
+    """Record one more run."""
+    with _alone(path.parent):
+        write(path, command, [*recorded(path), run])
 
 
 def write(path: Path, command: str, runs: Sequence[Record]) -> None:
@@ -81,6 +91,17 @@ def render(runs: Sequence[Record]) -> str:
     found = metrics(runs)
     width = max(map(len, found))
     return "\n".join(f"{name:<{width}}  {value:g}" for name, value in found.items())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Within the block no other process is in it for this folder."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _has_target(name: str) -> bool:

@@ -30,15 +30,18 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit the checkout is at, with `-dirty` where files differ from it."""
+    """The commit the checkout is at, with `-dirty` where other files than results differ from it."""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "..", ":!results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    told = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return told.stdout.strip()
 
 
 def _processor() -> str:

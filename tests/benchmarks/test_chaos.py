@@ -87,7 +87,8 @@ def test_plans_of_a_seed_are_the_same_and_begin_with_every_kind_in_turn() -> Non
 
 def test_results_count_the_last_commit_and_keep_the_runs_before(tmp_path: Path) -> None:
     path = tmp_path / "chaos.json"
-    chaos_results.write(path, "chaos", [GOOD, {**GOOD, "commit": "b", "rows_lost": 2, "kinds": ["head", "node"]}])
+    for run in (GOOD, {**GOOD, "commit": "b", "rows_lost": 2, "kinds": ["head", "node"]}):
+        chaos_results.add(path, "chaos", run)
     written = json.loads(path.read_text())
 
     assert len(chaos_results.recorded(path)) == 2
