@@ -12,6 +12,7 @@ from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, verif
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
+from semievol_ray.progress import duration
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
@@ -116,6 +117,12 @@ def _train(
         bar.advance(1, f"loss {line['loss']:.3f}")
         context.trackers.log("train", {f"{where}/{k}": v for k, v in line.items() if k != "step"}, line["step"])
 
+    def on_silence(seconds: float) -> None:
+        context.progress.say(
+            f"{step.name}: no step of the fine-tuning for {duration(seconds)}. Its first takes longest; if none comes, "
+            "`ray stack` on its machine shows where it stands, and the same command starts it anew."
+        )
+
     where = step.name.removesuffix("/train")
     with context.progress.step(step.name.replace("rounds/", "round ").replace("/", " "), total, "steps") as bar:
-        return train(spec, config.speed.num_train_workers, cpus, gpus, on_step)
+        return train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)

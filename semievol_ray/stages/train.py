@@ -6,6 +6,7 @@ Invariant: every fine-tuning starts from M_base; the step commits only after its
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,15 +67,21 @@ def write_examples(
 
 
 def train(
-    spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float, on_step: Callable[[dict[str, Any]], None]
+    spec: FinetuneSpec,
+    num_workers: int,
+    cpus: float,
+    gpus: float,
+    on_step: Callable[[dict[str, Any]], None],
+    on_silence: Callable[[float], None],
 ) -> tuple[dict[str, float], str]:
     """Fine-tune on Ray Train; returns metrics and the digest of the adapter saved in `spec.out`.
 
-    `on_step` gets the lines of the loss curve as they come. Raises RunStopped when a worker fails, AdapterError when
-    the saved adapter is not usable.
+    `on_step` gets the lines of the loss curve as they come, `on_silence` the seconds since the last whenever another
+    `speed.stall_seconds` are over without one. Raises RunStopped when a worker fails, AdapterError when the saved
+    adapter is not usable.
     """
     storage.remove_lines(spec.curve)
-    with _followed(spec.curve, on_step):
+    with _followed(spec.curve, on_step, on_silence, spec.speed.stall_seconds):
         metrics = _fit(spec, num_workers, cpus, gpus)
     metrics |= {k: float(v) for k, v in verify_adapter(spec.out).items()}
     return metrics, adapter_digest(spec.out)
@@ -140,18 +147,28 @@ def train_scripted(spec: FinetuneSpec) -> tuple[dict[str, float], str]:
 
 
 @contextmanager
-def _followed(path: str, on_line: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Hands the JSON lines another process appends to a file to `on_line`, from a thread, until the block ends."""
+def _followed(
+    path: str, on_line: Callable[[dict[str, Any]], None], on_silence: Callable[[float], None], patience: float
+) -> Iterator[None]:
+    """Hands the JSON lines another process appends to a file to `on_line`, from a thread, until the block ends.
+
+    Each time `patience` seconds pass without a line `on_silence` is told of the seconds since the last one.
+    """
     ended = threading.Event()
 
     def follow() -> None:
-        reader = LineReader(path)
+        reader, heard, told = LineReader(path), time.monotonic(), 0
         while True:
             last = ended.is_set()
             for line in parsed(reader.new()):
                 on_line(line)
+                heard, told = time.monotonic(), 0
             if last:
                 return
+            silent = time.monotonic() - heard
+            if silent >= patience * (told + 1):
+                told += 1
+                on_silence(silent)
             ended.wait(POLL_SECONDS * (10 if storage.is_remote(path) else 1))
 
     thread = threading.Thread(target=follow, daemon=True)

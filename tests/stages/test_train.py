@@ -1,12 +1,15 @@
 """EXAMPLES: what a fine-tuning learns from, each row once and with whose answer it is."""
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from semievol_ray import schema
+from semievol_ray import schema, storage
 from semievol_ray.runs import Step
+from semievol_ray.stages import train
 from semievol_ray.stages.train import Accepted, Learned, write_examples
 
 StepOf = Callable[..., Step]
@@ -61,3 +64,17 @@ def test_accepted_row_that_a_person_labeled_meanwhile_counts_as_theirs(
     rows = _written(begun, Learned(labeled, (people,), accepted))
     assert len({row["id"] for row in rows}) == len(rows)
     assert [(r["answer"], r["source"], r["weight"]) for r in rows if r["id"] == "r3"] == [("animal", "gold", 1)]
+
+
+def test_fine_tuning_without_a_step_is_told_of_again_and_again_until_one_comes(tmp_path: Path) -> None:
+    path, told, lines = str(tmp_path / "curve.jsonl"), list[float](), list[dict[str, Any]]()
+    with train._followed(path, lines.append, told.append, 0.4):
+        while len(told) < 2:
+            time.sleep(0.05)
+        storage.append_line(path, '{"step": 1}')
+        while not lines:
+            time.sleep(0.05)
+
+    assert told[0] >= 0.4
+    assert told[1] >= 0.8
+    assert lines == [{"step": 1}]
