@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from semievol_ray.stages.pool import KEPT, READ
+
 
 @dataclass(frozen=True)
 class Holding:
@@ -38,8 +40,9 @@ class Differences:
 
 
 def parts_of(root: Path) -> list[str]:
-    """Paths of all committed parts below a run's folder; cheap enough to ask again and again."""
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*.parquet") if not path.name.startswith("."))
+    """Paths of all committed parts below a run's folder that are there to stay; cheap enough to ask again and again."""
+    found = (str(path.relative_to(root)) for path in root.rglob("*.parquet") if not path.name.startswith("."))
+    return sorted(part for part in found if str(Path(part).parent) not in (READ, KEPT))
 
 
 def committed(root: Path) -> Holding:

@@ -66,6 +66,13 @@ def test_part_that_came_later_landed_and_changed_nothing(held: tuple[Path, Holdi
     assert (chaos_files.changed(before, after), chaos_files.landed(before, after)) == (0, 1)
 
 
+def test_parts_that_stand_only_until_the_pool_is_cut_are_not_missed(held: tuple[Path, Holding]) -> None:
+    root, before = held
+    write_part(root, "data/kept/part-0", ["a"])
+
+    assert chaos_files.committed(root).parts == before.parts
+
+
 def test_examples_of_an_engine_that_samples_may_be_fewer_but_none_twice(held: tuple[Path, Holding]) -> None:
     _, one = held
     expected = replace(one, rows={"rounds/0001/examples": Counter("abc")})
