@@ -21,6 +21,7 @@ from semievol_ray.engines.base import (
 )
 from semievol_ray.engines.inprocess import InProcessEngine
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
+from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
 
 
@@ -37,10 +38,17 @@ class VllmGenerator:
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
         self._ids = itertools.count()
+        self._together = Together(self._completions)
 
     async def generate(self, request: Request) -> Completion:
-        params = _sampling_params(request.sampling, self._end_of_turn)
-        return _completion(await self._output(request.prompt_ids, params, request.adapter))
+        return await self._together.ask(request)
+
+    async def _completions(self, request: Request, num: int) -> list[Completion]:
+        """`num` answers to one prompt, each drawn by itself; greedy ones are all the same."""
+        num_drawn = num if request.sampling.temperature > 0 else 1
+        params = _sampling_params(request.sampling, self._end_of_turn, num_drawn)
+        outputs = await self._outputs(request.prompt_ids, params, request.adapter)
+        return [_completion(output) for output in outputs] * (num // num_drawn)
 
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:
         """The answer is sampled, each token from that token alone, so that its prompt comes from the prefix cache.
@@ -51,12 +59,12 @@ class VllmGenerator:
         logprobs: list[float] = []
         for i, token in enumerate(request.answer_ids):
             ids = [*request.prompt_ids, *request.answer_ids[:i]]
-            output = await self._output(ids, _forced(token), request.adapter)
+            (output,) = await self._outputs(ids, _forced(token), request.adapter)
             logprobs.append(output.logprobs[0][token].logprob)
         return tuple(logprobs)
 
-    async def _output(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> Any:
-        """vLLM's CompletionOutput for one prompt. Raises EngineDiedError when the engine is gone."""
+    async def _outputs(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> list[Any]:
+        """vLLM's CompletionOutputs for one prompt. Raises EngineDiedError when the engine is gone."""
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -71,7 +79,7 @@ class VllmGenerator:
         except (ValueError, EngineGenerateError) as error:  # what vLLM refuses, or fails at, in this request alone
             raise RequestFailedError(f"vLLM did not answer this request: {type(error).__name__}: {error}") from error
         assert final is not None
-        return final.outputs[0]
+        return list(final.outputs)
 
     def _lora(self, adapter: str | None) -> Any:
         if adapter is None or self._merged:
@@ -169,11 +177,12 @@ def _allowed_rank(rank: int) -> int:
     return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
 
 
-def _sampling_params(sampling: Sampling, end_of_turn: int) -> Any:
+def _sampling_params(sampling: Sampling, end_of_turn: int, num: int) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
+        n=num,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 H_TOLERANCE = 2e-3
 """Nats per token, float32: merged weights are (W + BA)x rounded once, dynamic ones Wx + B(Ax)."""
 NUM_MIXED = 20
+NUM_DRAWN = 8
 BATCH = 20
 DATE = "2024-07-26"
 TASK = tasks.builtin("wordnet")
@@ -80,9 +81,12 @@ def served(
             pairs = [(ids, name) for ids in prompts[:NUM_MIXED] for name in (None, "evolved")]
             mixed = await ask(engine, pairs)
             scores = await asyncio.gather(*map(engine.score, score_requests))
+            equal = Request(prompts[0], Sampling(1.0, TASK.max_tokens))
+            drawn = list(await asyncio.gather(*(engine.generate(equal) for _ in range(NUM_DRAWN))))
         finally:
             engine.close()
-        return Served(spec, {"warm": warm, "mixed_base": mixed[::2], "mixed_warm": mixed[1::2]}, list(scores))
+        told = {"warm": warm, "mixed_base": mixed[::2], "mixed_warm": mixed[1::2], "drawn": drawn}
+        return Served(spec, told, list(scores))
 
     return asyncio.run(everything())
 
@@ -118,6 +122,13 @@ def test_adapter_mixed_batch_rows_equal_separate_batches(
     assert [c.text for c in dynamic["mixed_base"]] == [row["text"] for row in base[:NUM_MIXED]]
     assert [c.text for c in dynamic["mixed_warm"]] == [c.text for c in dynamic["warm"][:NUM_MIXED]]
     assert largest_difference(dynamic["mixed_base"], base) < H_TOLERANCE
+
+
+def test_answers_to_equal_questions_are_drawn_each_by_itself(dynamic: dict[str, list[Completion]]) -> None:
+    drawn = dynamic["drawn"]
+    assert len(drawn) == NUM_DRAWN
+    assert len({c.token_ids for c in drawn}) > NUM_DRAWN // 2
+    assert all(len(c.token_logprobs) == len(c.token_ids) for c in drawn)
 
 
 def test_adapter_plain_peft_answers_and_confidence_equal_vllm(
