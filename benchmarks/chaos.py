@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plans = quick_plans(options.seed) if options.quick else [plan(options.seed, n) for n in range(options.runs)]
     key = {"engine": options.engine, "commit": here}
     left = [p for p in plans if not is_recorded(runs, seed=p.seed, number=p.number, **key)]
-    command = " ".join(["python -m benchmarks.chaos", *(sys.argv[1:] if arguments is None else arguments)])
+    command = f"python -m benchmarks.chaos --runs {options.runs} --seed {options.seed} --engine {options.engine}"
     num_wrong = 0
     with ExitStack() as closing:
         work = options.work or Path(tempfile.mkdtemp(prefix="chaos-"))
