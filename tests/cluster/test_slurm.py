@@ -188,7 +188,8 @@ def test_job_that_runs_out_of_time_is_queued_again_and_finishes(slurm: LocalSlur
     assert kept
     assert "final" not in json.loads((run / "manifest.json").read_text(encoding="utf-8"))
 
-    slurm("scontrol", "update", f"JobId={number}", "TimeLimit=20", "StartTime=now")
+    # Slurm waits 2 minutes before it starts a job again; nodes refuse one that comes back in the same second
+    slurm("scontrol", "update", f"JobId={number}", "TimeLimit=20", "StartTime=now+10")
     wait_for(lambda: slurm.of_job(number, "JobState") in ("COMPLETED", "FAILED", "TIMEOUT"), 400, "the job has ended")
 
     assert slurm.of_job(number, "JobState") == "COMPLETED", log.read_text(encoding="utf-8")[-3000:]
