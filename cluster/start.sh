@@ -8,7 +8,11 @@ set -euo pipefail
 config=${1:?usage: start.sh CONFIG RUN [ADDRESS] [more arguments]}
 run=${2:?usage: start.sh CONFIG RUN [ADDRESS] [more arguments]}
 address=${3:-auto}
-storage=$(dirname "$run")
-[[ $run == *://* ]] && storage=${run%/*}
+if [[ $run == *://* ]]; then
+  storage=${run%/*}
+else
+  storage=$(dirname "$run")
+  mkdir -p "$storage" # where only this node sees it, the doctor says so
+fi
 semievol doctor --address "$address" --storage "$storage" --config "$config"
 exec semievol run "$config" --address "$address" --run "$run" "${@:4}"

@@ -51,14 +51,24 @@ def answers(url: str) -> bool:
         return False
 
 
+def submitted(command: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A job that was sent and followed to its end; the head's agent comes up some seconds after the dashboard."""
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, timeout=250)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(3)
+
+
 @pytest.fixture
 def dashboard() -> Iterator[str]:
     """The address of the dashboard of a head of its own, which is ended by its process group."""
     folder = Path(tempfile.mkdtemp(prefix="sev-", dir="/tmp"))  # the paths of sockets have to be short
-    port, client, shown = free_ports(3)
+    port, client, shown, agent = free_ports(4)
     command = [
         RAY, "start", "--head", "--block", f"--port={port}", f"--ray-client-server-port={client}", "--num-cpus=2",
-        f"--dashboard-port={shown}",
+        f"--dashboard-port={shown}", f"--dashboard-agent-listen-port={agent}",
         "--include-dashboard=true", f"--temp-dir={folder}", "--object-store-memory=80000000",
     ]  # fmt: skip
     with (folder / "told").open("w") as told:
@@ -95,7 +105,7 @@ def test_submitted_job_does_the_run_and_a_second_one_finds_it_finished(dashboard
     ]  # fmt: skip
 
     for _ in range(2):
-        done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=250)
+        done = submitted(command, tmp_path)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
         assert "succeeded" in done.stdout
     assert "final" in json.loads((run / "manifest.json").read_text(encoding="utf-8"))

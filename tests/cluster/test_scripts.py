@@ -38,7 +38,7 @@ def test_shell_script_parses_and_can_be_started(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "storage"), [("s3://b/runs/ag", "s3://b/runs"), ("/runs/ag", "/runs"), ("runs/ag", "runs")]
+    ("run", "storage"), [("s3://b/runs/ag", "s3://b/runs"), ("./ag", "."), ("gs://b/ag", "gs://b")]
 )
 def test_start_asks_the_doctor_and_then_runs(tmp_path: Path, run: str, storage: str) -> None:
     fake(tmp_path, "semievol", "[[ $1 == doctor ]] || exit 130")
@@ -50,11 +50,12 @@ def test_start_asks_the_doctor_and_then_runs(tmp_path: Path, run: str, storage: 
     ]
 
 
-def test_start_runs_nothing_on_a_cluster_that_is_not_fit(tmp_path: Path) -> None:
+def test_start_makes_the_folder_of_runs_and_runs_nothing_on_a_cluster_that_is_not_fit(tmp_path: Path) -> None:
     fake(tmp_path, "semievol", "exit 1")
 
-    assert script(tmp_path, "start.sh", "c.yaml", "/runs/ag") == 1
-    assert called(tmp_path) == ["semievol doctor --address auto --storage /runs --config c.yaml"]
+    assert script(tmp_path, "start.sh", "c.yaml", f"{tmp_path}/runs/ag") == 1
+    assert called(tmp_path) == [f"semievol doctor --address auto --storage {tmp_path}/runs --config c.yaml"]
+    assert (tmp_path / "runs").is_dir()
 
 
 def test_leave_drains_the_node_tells_engines_alone_and_stops_ray_when_they_are_gone(tmp_path: Path) -> None:
