@@ -1,0 +1,84 @@
+"""The shell scripts that launchers share: what they start, and how a node leaves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
+TITLE = "ray::MapWorker(MapBatches(EngineWorker)).submit"
+
+
+def fake(folder: Path, name: str, script: str = "") -> None:
+    """A command that writes its line into `called` and does what `script` says."""
+    path = folder / name
+    path.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/called\n{script}\n', encoding="utf-8")
+    path.chmod(0o755)
+
+
+def called(folder: Path) -> list[str]:
+    return (folder / "called").read_text(encoding="utf-8").splitlines()
+
+
+def script(folder: Path, name: str, *arguments: str, **environment: str) -> int:
+    path = f"{folder}:{os.environ['PATH']}"
+    return subprocess.run(
+        [CLUSTER / name, *arguments], env={**os.environ, "PATH": path, **environment}, timeout=30
+    ).returncode
+
+
+@pytest.mark.parametrize("path", sorted(p.relative_to(CLUSTER).as_posix() for p in CLUSTER.rglob("*.sh")))
+def test_shell_script_parses_and_can_be_started(path: str) -> None:
+    subprocess.run(["bash", "-n", CLUSTER / path], check=True)
+    assert os.access(CLUSTER / path, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("run", "storage"), [("s3://b/runs/ag", "s3://b/runs"), ("./ag", "."), ("gs://b/ag", "gs://b")]
+)
+def test_start_asks_the_doctor_and_then_runs(tmp_path: Path, run: str, storage: str) -> None:
+    fake(tmp_path, "semievol", "[[ $1 == doctor ]] || exit 130")
+
+    assert script(tmp_path, "start.sh", "c.yaml", run, "h:1", "-o", "a=b") == 130
+    assert called(tmp_path) == [
+        f"semievol doctor --address h:1 --storage {storage} --config c.yaml",
+        f"semievol run c.yaml --address h:1 --run {run} -o a=b",
+    ]
+
+
+def test_start_makes_the_folder_of_runs_and_runs_nothing_on_a_cluster_that_is_not_fit(tmp_path: Path) -> None:
+    fake(tmp_path, "semievol", "exit 1")
+
+    assert script(tmp_path, "start.sh", "c.yaml", f"{tmp_path}/runs/ag") == 1
+    assert called(tmp_path) == [f"semievol doctor --address auto --storage {tmp_path}/runs --config c.yaml"]
+    assert (tmp_path / "runs").is_dir()
+
+
+def test_leave_drains_the_node_tells_engines_alone_and_stops_ray_when_they_are_gone(tmp_path: Path) -> None:
+    fake(tmp_path, "ray")
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    sleep = shutil.which("sleep")
+    engine = subprocess.Popen([TITLE, "60"], executable=sleep)
+    other = subprocess.Popen(["ray::IDLE", "60"], executable=sleep)
+    for process in (engine, other):
+        (proc / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+    try:
+        began = time.monotonic()
+        leaving = subprocess.Popen(
+            [CLUSTER / "leave.sh", "20"],
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PROC": str(proc)},
+        )
+        assert engine.wait(10) == -signal.SIGTERM
+        assert leaving.wait(15) == 0
+        assert time.monotonic() - began < 15
+        assert other.poll() is None
+    finally:
+        for process in (engine, other):
+            process.kill()
+            process.wait()
+    assert [line.split()[1] for line in called(tmp_path)] == ["drain-node", "stop"]
