@@ -128,6 +128,8 @@ class LocalSlurm:
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> Iterator[LocalSlurm]:
+    if not os.environ.get("SEMIEVOL_TRY_SLURM"):
+        pytest.skip("starts a Slurm of its own and takes minutes: SEMIEVOL_TRY_SLURM=1 runs it")
     if not all(shutil.which(name) for name in NEEDED):
         pytest.skip("no Slurm here: apt-get install slurmctld slurmd slurm-client munge")
     environment = {
