@@ -1,0 +1,67 @@
+"""The loss of a fine-tuning does not depend on how it is spread: the matrix of stages, workers, packing and methods."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import trainingcells as cells
+
+from semievol_ray.config import SpeedConfig, TrainConfig
+from semievol_ray.engines.finetune import FinetuneSpec
+
+LOSS_TOLERANCE, WEIGHT_TOLERANCE = 2e-4, 2e-3
+"""Relative, of a step's loss in float32; absolute, of a parameter after six steps of a learning rate of 0.01."""
+Cell = tuple[int, int, bool, Literal["lora", "full"]]
+QUICK: list[Cell] = [(2, 2, True, "lora"), (3, 2, False, "full")]
+MATRIX: list[Cell] = list(product((0, 1, 2, 3), (1, 2), (False, True), ("lora", "full")))  # type: ignore[arg-type]
+
+
+def _spec(cell: Cell, model: Path, folder: Path, **changed: Any) -> FinetuneSpec:
+    """Two epochs over ten examples, four a step and so two in an epoch's last."""
+    stage, workers, packing, method = cell
+    train = TrainConfig(learning_rate=1e-2, train_batch_size=4, lora_r=4, lora_alpha=8, method=method)
+    speed = SpeedConfig(
+        num_train_workers=workers, per_device_train_batch_size=2, zero_stage=stage, packing=packing, **changed
+    )
+    return cells.spec_in(folder / "-".join(map(str, (*cell, *changed.values()))), model, train, speed)
+
+
+def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:
+    import torch
+
+    reference = {
+        method: cells.plain_loop(next(s for s in specs if s.train.method == method))
+        for method in {s.train.method for s in specs}
+    }
+    for spec in specs:
+        curve, learned = reference[spec.train.method]
+        found = cells.saved(spec)
+        print(
+            spec.out.split("/")[-2],
+            max(abs(a / b - 1) for a, b in zip(cells.losses(spec), curve)),
+            max(float((found[n] - v).abs().max()) for n, v in learned.items()),
+            curve,
+        )
+        assert cells.losses(spec) == pytest.approx(curve, rel=LOSS_TOLERANCE), spec.out
+        for name, value in learned.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=WEIGHT_TOLERANCE, msg=f"{spec.out}: {name}")
+
+
+def test_two_workers_packed_or_not_learn_what_a_plain_loop_learns(tiny_llama: Path, tmp_path: Path) -> None:
+    specs = [_spec(cell, tiny_llama, tmp_path) for cell in QUICK]
+    assert cells.run_workers(specs, 2, tmp_path) == []
+    _assert_as_the_plain_loop(specs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_stage_packing_and_method_learns_what_a_plain_loop_learns(
+    workers: int, tiny_llama: Path, tmp_path: Path
+) -> None:
+    specs = [_spec(cell, tiny_llama, tmp_path) for cell in MATRIX if cell[1] == workers]
+    specs += [_spec((1, workers, True, "lora"), tiny_llama, tmp_path, offload="optimizer")]
+    specs += [_spec((3, workers, False, "full"), tiny_llama, tmp_path, offload="all")]
+    assert cells.run_workers(specs, workers, tmp_path) == []
+    _assert_as_the_plain_loop(specs)

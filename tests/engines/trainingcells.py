@@ -1,0 +1,145 @@
+"""Fine-tunings of the tiny Llama in processes of their own, and the same learning as a plain loop of PyTorch.
+
+Invariant: the loop shares the order of the examples, and where the adapter begins, with what it judges; nothing else.
+"""
+
+import json
+import math
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from semievol_ray import schema, storage
+from semievol_ray.config import SpeedConfig, TrainConfig
+from semievol_ray.core.answers import Labels
+from semievol_ray.engines.batches import in_order
+from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised
+from semievol_ray.engines.rendering import load_tokenizer
+from semievol_ray.engines.trainable import trainable
+from semievol_ray.tasks import Task
+
+TASK = Task("kinds", "Say what kind of thing is described.", Labels(("plant", "animal", "food")), max_tokens=12)
+TIMEOUT_SECONDS = 400
+WORKER = """
+import pickle, sys, traceback
+from pathlib import Path
+from semievol_ray.engines.finetune import finetune
+for spec in pickle.loads(Path(sys.argv[1]).read_bytes()):
+    try:
+        finetune(spec)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(3)
+"""
+
+
+def rows(num: int) -> list[dict[str, Any]]:
+    """Examples of different lengths, a third of them with a smaller weight."""
+    words = ("green", "tall", "wild", "round", "small")
+    questions = [f"a {' '.join(words[: 1 + i % 5])} thing that grows in the garden {i}" for i in range(num)]
+    shared = {"options": None, "group": None, "source": "gold", "round": 0}
+    return [
+        {
+            "id": f"row-{i}",
+            "question": q,
+            "answer": TASK.format.labels[i % 3],
+            "weight": 0.25 if i % 3 else 1.0,
+            **shared,
+        }  # type: ignore[union-attr]
+        for i, q in enumerate(questions)
+    ]
+
+
+def spec_in(
+    folder: Path, model: Path, train: TrainConfig, speed: SpeedConfig, num_rows: int = 10, **changed: Any
+) -> FinetuneSpec:
+    """A fine-tuning whose files lie in `folder`, its examples written there."""
+    folder.mkdir(parents=True)
+    path = str(folder / "examples.parquet")
+    storage.create_table(path, pa.Table.from_pylist(rows(num_rows), schema=schema.EXAMPLES))
+    given: dict[str, Any] = {
+        "model_path": str(model), "examples": (path,), "task": TASK, "train": train, "speed": speed,
+        "dtype": "float32", "max_model_len": 256, "template_date": "2024-07-26", "seed": 3, "on_gpu": False,
+        "out": str(folder / "out"), "curve": str(folder / "curve.jsonl"), **changed,
+    }  # fmt: skip
+    return FinetuneSpec(**given)
+
+
+def run_workers(specs: Sequence[FinetuneSpec], num_workers: int, folder: Path) -> list[str]:
+    """Do fine-tunings one after another in `num_workers` processes; their standard errors where one failed, else []."""
+    (folder / f"specs-{num_workers}.pickle").write_bytes(pickle.dumps(list(specs)))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(num_workers)}
+    shared = {**os.environ, **place, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WORKER, str(folder / f"specs-{num_workers}.pickle")]
+    started = []
+    for rank in range(num_workers):
+        with (folder / f"errors-{num_workers}-{rank}").open("w") as errors:
+            env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append(subprocess.Popen(command, env=env, stdout=errors, stderr=errors))
+    try:
+        ended = [process.wait(TIMEOUT_SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(folder / f"errors-{num_workers}-{r}").read_text()[-3000:] for r, code in enumerate(ended) if code]
+
+
+def losses(spec: FinetuneSpec) -> list[float]:
+    return [json.loads(line)["loss"] for line in storage.lines(spec.curve)]
+
+
+def plain_loop(spec: FinetuneSpec) -> tuple[list[float], dict[str, Any]]:
+    """Losses of the steps and the learned parameters, each example alone in its forward pass, on AdamW."""
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
+
+    base = AutoModelForCausalLM.from_pretrained(spec.model_path, dtype=torch.float32)
+    set_seed(spec.seed)
+    model, train = trainable(base, spec.train), spec.train
+    examples = tokenised(read_examples(spec.examples), spec, load_tokenizer(spec.model_path))
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(learned.values(), lr=train.learning_rate, weight_decay=train.weight_decay)
+    order, batch = in_order(examples, train, spec.seed), train.train_batch_size
+    steps = [[e for e in order[i : i + batch] if e.num_answer] for i in range(0, len(order), batch)]
+    warm_up, curve = math.ceil(len(steps) * train.warmup_ratio), []
+    for number, step in enumerate(steps):
+        done = (number - warm_up) / max(1, len(steps) - warm_up)
+        factor = number / max(1, warm_up) if number < warm_up else 0.5 * (1 + math.cos(math.pi * done))
+        optimizer.param_groups[0]["lr"] = train.learning_rate * factor
+        total = sum(example.weight * _nll(model, example) for example in step)
+        loss = total / sum(example.num_answer for example in step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned.values(), train.max_grad_norm)
+        optimizer.step()
+        curve.append(float(loss.detach()))
+    return curve, {name: p.detach() for name, p in learned.items()}
+
+
+def _nll(model: Any, example: Any) -> Any:
+    """-log P of the answer's tokens, summed."""
+    import torch
+
+    logits_TV = model(input_ids=torch.tensor([example.ids])).logits[0]
+    start = len(example.ids) - example.num_answer
+    told_KV = torch.log_softmax(logits_TV[start - 1 : -1], -1)
+    return -told_KV.gather(1, torch.tensor(example.ids[start:])[:, None]).sum()
+
+
+def saved(spec: FinetuneSpec) -> dict[str, Any]:
+    """What a fine-tuning saved, by the names that the plain loop uses."""
+    from safetensors.torch import load_file
+
+    if spec.train.method == "full":
+        return load_file(f"{spec.out}/model.safetensors")
+    tensors = load_file(f"{spec.out}/adapter_model.safetensors")
+    return {name.replace(".weight", ".default.weight"): tensor for name, tensor in tensors.items()}
