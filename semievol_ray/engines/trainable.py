@@ -16,6 +16,7 @@ ALL_LINEAR = "all-linear"
 
 def load_base(path: str, train: TrainConfig, dtype: str, *, packs_on_gpu: bool) -> Any:
     """The base model in `dtype`, four-bit where asked. Raises MissingExtraError without bitsandbytes."""
+    four_bits = _four_bits(dtype) if train.load_in_4bit else None
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -25,7 +26,7 @@ def load_base(path: str, train: TrainConfig, dtype: str, *, packs_on_gpu: bool) 
         local_files_only=True,
         trust_remote_code=False,
         attn_implementation=_attention(dtype) if packs_on_gpu else None,
-        quantization_config=_four_bits(dtype) if train.load_in_4bit else None,
+        quantization_config=four_bits,
     )
     model.config.use_cache = False
     return model

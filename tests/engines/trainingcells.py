@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -26,18 +27,32 @@ from semievol_ray.engines.trainable import trainable
 from semievol_ray.tasks import Task
 
 TASK = Task("kinds", "Say what kind of thing is described.", Labels(("plant", "animal", "food")), max_tokens=12)
-TIMEOUT_SECONDS = 400
-WORKER = """
-import pickle, sys, traceback
+TIMEOUT_SECONDS = 280
+WORKERS = """
+import os, pickle, sys, traceback
 from pathlib import Path
+import deepspeed, peft, torch, transformers, pyarrow.parquet
 from semievol_ray.engines.finetune import finetune
-for spec in pickle.loads(Path(sys.argv[1]).read_bytes()):
+
+def work(rank):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
-        finetune(spec)
-    except Exception:
+        for spec in pickle.loads(Path(sys.argv[1]).read_bytes()):
+            finetune(spec)
+            print("done", spec.out, flush=True)
+    except BaseException:
         traceback.print_exc()
-        sys.exit(3)
+        os._exit(3)
+    os._exit(0)
+
+children = []
+for rank in range(int(os.environ["WORLD_SIZE"])):
+    children.append(os.fork())
+    if not children[-1]:
+        work(rank)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """
+"""The libraries are loaded once, then a process for each worker is forked off."""
 
 
 def rows(num: int) -> list[dict[str, Any]]:
@@ -72,25 +87,25 @@ def spec_in(
     return FinetuneSpec(**given)
 
 
-def run_workers(specs: Sequence[FinetuneSpec], num_workers: int, folder: Path) -> list[str]:
-    """Do fine-tunings one after another in `num_workers` processes; their standard errors where one failed, else []."""
-    (folder / f"specs-{num_workers}.pickle").write_bytes(pickle.dumps(list(specs)))
+def run_workers(specs: Sequence[FinetuneSpec], num_workers: int, folder: Path) -> str | None:
+    """Do fine-tunings one after another in `num_workers` processes; the end of their errors where one failed."""
+    file, errors = folder / f"specs-{num_workers}.pickle", folder / f"errors-{num_workers}"
+    file.write_bytes(pickle.dumps(list(specs)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(num_workers)}
-    shared = {**os.environ, **place, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", WORKER, str(folder / f"specs-{num_workers}.pickle")]
-    started = []
-    for rank in range(num_workers):
-        with (folder / f"errors-{num_workers}-{rank}").open("w") as errors:
-            env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            started.append(subprocess.Popen(command, env=env, stdout=errors, stderr=errors))
-    try:
-        ended = [process.wait(TIMEOUT_SECONDS) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(folder / f"errors-{num_workers}-{r}").read_text()[-3000:] for r, code in enumerate(ended) if code]
+    env = os.environ | place | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    with errors.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKERS, str(file)], env=env, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            code = process.wait(TIMEOUT_SECONDS)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return errors.read_text()[-3000:] if code else None
 
 
 def losses(spec: FinetuneSpec) -> list[float]:
