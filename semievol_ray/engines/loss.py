@@ -62,6 +62,16 @@ def pack(examples: Sequence[TrainingExample]) -> dict[str, Any]:
     }
 
 
+def packed_forward(model: Any, batch: Mapping[str, Any], logits_to_keep: Any) -> Any:
+    """The model's outputs for a pack, logits at the positions to keep (a tensor of them, or how many of the last).
+
+    Without a cache: given one, which is what many models' own settings ask for, transformers looks at no position ids,
+    and an example attends to those packed before it.
+    """
+    inputs = {key: batch[key] for key in ("input_ids", "position_ids")}
+    return model(**inputs, use_cache=False, logits_to_keep=logits_to_keep)
+
+
 def weighted_nll(logits_BKV: Any, labels_BK: Any, weights_BK: Any) -> Any:
     """Sum over the batch of weight x -log P(answer token); `logits_BKV[:, i]` predicts `labels_BK[:, i]`.
 
@@ -101,5 +111,5 @@ def _packed_nll(model: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
     if not len(answers_K):  # nothing but FILLER: the worker still takes part in the step
         answers_K = torch.zeros(1, dtype=torch.long, device=labels_T.device)
     before_K = (answers_K - 1).clamp(min=0)
-    out = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], logits_to_keep=before_K)
+    out = packed_forward(model, batch, before_K)
     return weighted_nll(out.logits, labels_T[None, answers_K], batch["weights"][:, answers_K]), out

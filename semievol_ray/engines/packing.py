@@ -6,7 +6,7 @@ Invariant: no fine-tuning learns from packed rows on a model in which one exampl
 from collections.abc import Sequence
 from typing import Any
 
-from semievol_ray.engines.loss import TrainingExample, pack
+from semievol_ray.engines.loss import TrainingExample, pack, packed_forward
 from semievol_ray.errors import ModelError
 
 MOST_SHIFT = 0.01
@@ -37,9 +37,8 @@ def refuse_mixing(model: Any, examples: Sequence[TrainingExample], device: Any) 
 
 def _logits(model: Any, examples: Sequence[TrainingExample], device: Any) -> Any:
     """Logits of the last example's positions."""
-    batch = pack(examples)
-    inputs = {key: batch[key].to(device) for key in ("input_ids", "position_ids")}
-    return model(**inputs, logits_to_keep=len(examples[-1].ids)).logits.float()
+    batch = {name: tensor.to(device) for name, tensor in pack(examples).items()}
+    return packed_forward(model, batch, len(examples[-1].ids)).logits.float()
 
 
 def _changed(example: TrainingExample) -> TrainingExample:

@@ -8,7 +8,7 @@ from typing import Any
 
 from semievol_ray import folders
 from semievol_ray.config import TrainConfig
-from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, verify_adapter
+from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_whole_model, verify_adapter
 from semievol_ray.engines.batches import num_steps, told
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
@@ -67,6 +67,8 @@ def fine_tuned(
 def imported(context: Context, folder: str, path: str) -> Adapter:
     """An adapter made elsewhere, checked and copied into the step `<folder>/train`. Raises ConfigError."""
     try:
+        if is_whole_model(path):
+            raise AdapterError(f"{path} is a whole model, and an adapter is wanted")
         found = verify_adapter(path)
     except AdapterError as error:
         raise ConfigError(f"method.warm_adapter: {error}. Give a folder with {CONFIG} and {WEIGHTS}.") from error

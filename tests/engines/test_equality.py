@@ -11,7 +11,7 @@ import trainingcells as cells
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.engines.finetune import FinetuneSpec
 
-LOSS_TOLERANCE, WEIGHT_TOLERANCE = 2e-4, 2e-3
+LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-5
 """Relative, of a step's loss in float32; absolute, of a parameter after six steps of a learning rate of 0.01."""
 Cell = tuple[int, int, bool, Literal["lora", "full"]]
 QUICK: list[Cell] = [(2, 2, True, "lora"), (3, 2, False, "full")]

@@ -143,6 +143,11 @@ def test_tokenised_example_above_max_model_len_is_refused_naming_row_and_length(
     assert len(tokenised(rows, _spec(tiny_llama, tmp_path, max_model_len=length), tokenizer)) == 2
 
 
+def test_fine_tuning_on_no_row_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing to fine-tune on: .*data\.labeled"):
+        tokenised([], _spec(tiny_llama, tmp_path), load_tokenizer(str(tiny_llama)))
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_deepspeed_config_of_a_stage_and_dtype_is_what_deepspeed_reads(stage: int, dtype: str) -> None:
