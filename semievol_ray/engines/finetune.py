@@ -61,6 +61,7 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
         torch.set_num_threads(num_threads)
     if not spec.on_gpu:
         load_cpu_operators(Path(folders.cache_folder()))
+    _join_workers(on_gpu=spec.on_gpu)
     model_path = local_weights(spec.model_path)
     tokenizer = load_tokenizer(model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)
@@ -83,6 +84,15 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
         "num_examples": float(len(examples)),
         "train_seconds": output.metrics["train_runtime"],
     }
+
+
+def _join_workers(*, on_gpu: bool) -> None:
+    """DeepSpeed takes over the workers that Ray Train joined; else it counts one while ZeRO-3 loads the model."""
+    import deepspeed
+    import torch
+
+    if torch.distributed.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False)
 
 
 def read_examples(paths: Sequence[str]) -> list[dict[str, Any]]:

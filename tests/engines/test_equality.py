@@ -18,27 +18,27 @@ QUICK: list[Cell] = [(2, 2, True, "lora"), (3, 2, False, "full")]
 MATRIX: list[Cell] = list(product((0, 1, 2, 3), (1, 2), (False, True), ("lora", "full")))  # type: ignore[arg-type]
 
 
-def _spec(cell: Cell, model: Path, folder: Path, **changed: Any) -> FinetuneSpec:
-    """Two epochs over ten examples, four a step and so two in an epoch's last."""
+def _spec(cell: Cell, model: Path, folder: Path, train: dict[str, Any] | None = None, **speed: Any) -> FinetuneSpec:
+    """Two epochs over ten examples, four a step and so two in an epoch's last; further settings of train and speed."""
     stage, workers, packing, method = cell
-    train = TrainConfig(learning_rate=1e-2, train_batch_size=4, lora_r=4, lora_alpha=8, method=method)
-    speed = SpeedConfig(
-        num_train_workers=workers, per_device_train_batch_size=2, zero_stage=stage, packing=packing, **changed
+    more = train or {}
+    name = "-".join(map(str, (*cell, *more, *speed)))
+    learns = TrainConfig(learning_rate=1e-2, train_batch_size=4, lora_r=4, lora_alpha=8, method=method, **more)
+    spread = SpeedConfig(
+        num_train_workers=workers, per_device_train_batch_size=2, zero_stage=stage, packing=packing, **speed
     )
-    return cells.spec_in(folder / "-".join(map(str, (*cell, *changed.values()))), model, train, speed)
+    return cells.spec_in(folder / name, model, learns, spread)
 
 
 def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:
     import torch
 
-    reference = {
-        method: cells.plain_loop(next(s for s in specs if s.train.method == method))
-        for method in {s.train.method for s in specs}
-    }
+    reference = {spec.train: cells.plain_loop(spec) for spec in {spec.train: spec for spec in specs}.values()}
     for spec in specs:
-        curve, learned = reference[spec.train.method]
+        curve, learned = reference[spec.train]
         found = cells.saved(spec)
         assert cells.losses(spec) == pytest.approx(curve, rel=LOSS_TOLERANCE), spec.out
+        assert found.keys() == learned.keys(), spec.out
         for name, value in learned.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=WEIGHT_TOLERANCE, msg=f"{spec.out}: {name}")
 
@@ -55,7 +55,11 @@ def test_every_stage_packing_and_method_learns_what_a_plain_loop_learns(
     workers: int, tiny_llama: Path, tmp_path: Path
 ) -> None:
     specs = [_spec(cell, tiny_llama, tmp_path) for cell in MATRIX if cell[1] == workers]
-    specs += [_spec((1, workers, True, "lora"), tiny_llama, tmp_path, offload="optimizer")]
-    specs += [_spec((3, workers, False, "full"), tiny_llama, tmp_path, offload="all")]
+    specs += [
+        _spec((1, workers, True, "lora"), tiny_llama, tmp_path, offload="optimizer"),
+        _spec((3, workers, False, "full"), tiny_llama, tmp_path, offload="all"),
+        _spec((3, workers, True, "full"), tiny_llama, tmp_path, gradient_checkpointing=True),
+        _spec((2, workers, True, "lora"), tiny_llama, tmp_path, {"use_rslora": True}),
+    ]
     assert cells.run_workers(specs, workers, tmp_path) is None
     _assert_as_the_plain_loop(specs)

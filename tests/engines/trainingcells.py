@@ -157,4 +157,4 @@ def saved(spec: FinetuneSpec) -> dict[str, Any]:
     if spec.train.method == "full":
         return load_file(f"{spec.out}/model.safetensors")
     tensors = load_file(f"{spec.out}/adapter_model.safetensors")
-    return {name.replace(".weight", ".default.weight"): tensor for name, tensor in tensors.items()}
+    return {f"{name.removesuffix('.weight')}.default.weight": tensor for name, tensor in tensors.items()}
