@@ -88,6 +88,9 @@ class DataConfig(Part):
 class TrainConfig(Part):
     """Fine-tuning settings under their Hugging Face names; fingerprinted."""
 
+    method: Literal["lora", "full"] = Field(
+        "lora", description="what learns: an adapter, or every parameter, which saves and serves a whole model"
+    )
     learning_rate: float = Field(1e-4, gt=0)
     num_train_epochs: float = Field(2.0, gt=0)
     max_steps: int | None = Field(None, gt=0, description="optimizer steps in place of the epochs")
@@ -100,7 +103,17 @@ class TrainConfig(Part):
     lora_alpha: int = Field(32, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
+    use_rslora: bool = Field(False, description="the adapter's scale is divided by the root of the rank instead")
+    use_dora: bool = Field(False, description="DoRA: magnitudes learn beside directions; served merged only")
+    load_in_4bit: bool = Field(False, description="QLoRA: the base in four bits while training; needs bitsandbytes")
     pseudo_label_weight: float = Field(1.0, gt=0, description="weight of a pseudo-labelled example's loss; gold is 1")
+
+    @model_validator(mode="after")
+    def _adapter_settings_with_an_adapter(self) -> "TrainConfig":
+        asked = [name for name in ("use_rslora", "use_dora", "load_in_4bit") if getattr(self, name)]
+        if self.method == "full" and asked:
+            raise ValueError(f"method full trains no adapter, so that {', '.join(asked)} would have no effect")
+        return self
 
 
 class NumericsConfig(Part):
@@ -111,7 +124,7 @@ class NumericsConfig(Part):
     adapter_serving: Literal["auto", "merged", "dynamic"] = "auto"
     max_model_len: int = Field(2048, gt=0)
     quantization: str | None = None
-    train_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    train_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     template_date: Annotated[str, BeforeValidator(_date_text)] = Field(
         "2024-07-26", description="the date chat templates that read the clock are given"
     )
@@ -169,6 +182,22 @@ class SpeedConfig(Part):
     per_device_train_batch_size: int = Field(8, gt=0)
     zero_stage: Literal[0, 1, 2, 3] = 2
     gradient_checkpointing: bool = False
+    packing: bool = Field(
+        False, description="examples of a micro-batch in one row without padding, none of which sees another"
+    )
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none", description="what DeepSpeed keeps in the CPU's memory: optimizer states, or parameters too (ZeRO-3)"
+    )
+    deepspeed: str | None = Field(
+        None, description="a DeepSpeed JSON of your own for what the configuration does not decide"
+    )
+
+    @model_validator(mode="after")
+    def _offload_needs_a_stage(self) -> "SpeedConfig":
+        least = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(f"offload {self.offload} needs zero_stage {least} or more, not {self.zero_stage}")
+        return self
 
     @model_validator(mode="after")
     def _only_speed(self) -> "SpeedConfig":
@@ -227,6 +256,18 @@ class RunConfig(Part):
         workers, batch = self.speed.num_train_workers, self.train.train_batch_size
         if batch % workers:
             raise ValueError(f"train.train_batch_size {batch} cannot be divided over {workers} speed.num_train_workers")
+        return self
+
+    @model_validator(mode="after")
+    def _trained_can_be_served(self) -> "RunConfig":
+        train, serving = self.train, self.numerics.adapter_serving
+        alone = "method full" if train.method == "full" else "use_dora" if train.use_dora else None
+        if alone and serving == "dynamic":
+            raise ValueError(
+                f"train.{alone} cannot be served with numerics.adapter_serving dynamic; use auto or merged"
+            )
+        if train.load_in_4bit and self.speed.zero_stage == 3:
+            raise ValueError("train.load_in_4bit does not go with speed.zero_stage 3; use 0, 1 or 2")
         return self
 
     def resolve_task(self) -> tasks.Task:

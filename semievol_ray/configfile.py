@@ -92,12 +92,14 @@ def _index(items: list[Any], name: str, key: str) -> int:
 
 
 def anchored(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A configuration whose relative paths (data, a task's module, an adapter) start at a folder, made absolute."""
+    """A configuration whose relative paths of files and folders start at a folder, made absolute."""
     task, data = tree.get("task"), tree.get("data")
     if isinstance(task, str) and ":" in task:
         tree = {**tree, "task": tasks.anchored(task, str(folder))}
     if isinstance(method := tree.get("method"), dict) and isinstance(warm := method.get("warm_adapter"), str):
         tree = {**tree, "method": {**method, "warm_adapter": _anchored_path(warm, folder)}}
+    if isinstance(speed := tree.get("speed"), dict) and isinstance(own := speed.get("deepspeed"), str):
+        tree = {**tree, "speed": {**speed, "deepspeed": _anchored_path(own, folder)}}
     if not isinstance(data, dict):
         return tree
     splits = {k: _anchored_source(v, folder) if k in _SPLITS else v for k, v in data.items()}
@@ -126,7 +128,7 @@ def _anchored_value(key: str, value: Any) -> Any:
             return _anchored_source(value, Path.cwd())
         case ["data", "annotations"] if isinstance(value, list):
             return [_anchored_source(item, Path.cwd()) for item in value]
-        case ["method", "warm_adapter"] if isinstance(value, str):
+        case ["method", "warm_adapter"] | ["speed", "deepspeed"] if isinstance(value, str):
             return _anchored_path(value, Path.cwd())
         case ["data", split, "path"] if split in _SPLITS and isinstance(value, str):
             return _anchored_path(value, Path.cwd())

@@ -129,6 +129,7 @@ def memory_problems(config: RunConfig, resources: Resources, weights: Mapping[st
 
 def _merged_bytes(config: RunConfig, resources: Resources, weights: Mapping[str, int]) -> int:
     """What merging an adapter writes into a node's temporary folder; nothing where adapters are served as they are."""
-    serving = config.numerics.adapter_serving
-    merges = serving == "merged" or (serving == "auto" and not resources.num_gpus)
+    serving, train = config.numerics.adapter_serving, config.train
+    merges = serving == "merged" or (serving == "auto" and (not resources.num_gpus or train.use_dora))
+    merges = merges and train.method != "full"
     return max(weights.values(), default=0) if merges else 0

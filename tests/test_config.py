@@ -108,3 +108,25 @@ def test_setting_that_needs_labels_held_out_is_taken_with_them() -> None:
     config = run_config(data=data, method={"rounds": rounds, "select": {"rule": "fdr"}}, guard={"min_precision": 0.8})
 
     assert config.method.select.rule == "fdr"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"train": {"method": "full", "use_dora": True}}, r"method full trains no adapter, so that use_dora"),
+        ({"speed": {"offload": "all", "zero_stage": 2}}, r"offload all needs zero_stage 3 or more, not 2"),
+        ({"speed": {"offload": "optimizer", "zero_stage": 0}}, r"offload optimizer needs zero_stage 1 or more, not 0"),
+        (
+            {"train": {"method": "full"}, "numerics": {"adapter_serving": "dynamic"}},
+            r"train\.method full cannot be served with numerics\.adapter_serving dynamic",
+        ),
+        (
+            {"train": {"use_dora": True}, "numerics": {"adapter_serving": "dynamic"}},
+            r"train\.use_dora cannot be served with numerics\.adapter_serving dynamic",
+        ),
+        ({"train": {"load_in_4bit": True}, "speed": {"zero_stage": 3}}, r"train\.load_in_4bit does not go with"),
+    ],
+)
+def test_training_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        run_config(**changes)

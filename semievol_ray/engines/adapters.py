@@ -1,19 +1,27 @@
-"""LoRA adapters on disk: re-opening and checking one, its digest, and merging it into its base model.
+"""What a fine-tuning saved, on disk: re-opening and checking it, its digest, and merging an adapter into its base.
 
-Invariant: nothing serves or trains on an adapter that `verify_adapter` has not passed.
+Invariant: nothing serves or trains on an adapter, or a fine-tuned whole model, that `verify_adapter` has not passed.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from semievol_ray import folders, storage
-from semievol_ray.errors import AdapterError, StorageError
+from semievol_ray.engines.weights import check_weights, file_sha256, local_weights, model_files
+from semievol_ray.errors import AdapterError, ModelError, StorageError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+MODEL_CONFIG = "config.json"
+
+
+def is_whole_model(folder: str) -> bool:
+    """Whether a fine-tuning saved all weights (train.method full) rather than an adapter."""
+    return storage.exists(f"{folder}/{MODEL_CONFIG}") and not storage.exists(f"{folder}/{CONFIG}")
 
 
 def verify_adapter(folder: str) -> dict[str, int]:
-    """Re-open a saved adapter and check every tensor; returns its number of tensors and parameters.
+    """Re-open a saved adapter, or whole model, and check every tensor; returns its numbers of tensors and parameters.
 
     Raises AdapterError when a file is missing or a tensor is empty, non-finite, all zero or not of rank r.
     """
@@ -21,6 +29,8 @@ def verify_adapter(folder: str) -> dict[str, int]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    if is_whole_model(folder):
+        return _verify_model(local_weights(folder))
     try:
         here = folders.local_copy(folder)
         rank = json.loads(storage.read(f"{here}/{CONFIG}"))["r"]
@@ -33,6 +43,27 @@ def verify_adapter(folder: str) -> dict[str, int]:
         if fault := _fault(name, tensor, rank, np):
             raise AdapterError(f"{folder}: tensor {name} of shape {tensor.shape} {fault}; the adapter is not usable")
     return {"num_tensors": len(tensors), "num_parameters": sum(t.size for t in tensors.values())}
+
+
+def _verify_model(folder: str) -> dict[str, int]:
+    """Every file that the index names is there, and every tensor has finite values."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    sizes = []
+    try:
+        check_weights(Path(folder))
+        for file in (name for name in model_files(Path(folder)) if name.endswith(".safetensors")):
+            with safe_open(f"{folder}/{file}", framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    tensor = tensors.get_tensor(name)
+                    if tensor.numel() == 0 or not torch.isfinite(tensor).all():
+                        fault = "is not finite" if tensor.numel() else "is empty"
+                        raise AdapterError(f"{folder}: tensor {name} {fault}; the fine-tuned model is not usable")
+                    sizes.append(tensor.numel())
+    except (OSError, ModelError, SafetensorError) as error:
+        raise AdapterError(f"{folder}: the fine-tuned model cannot be re-opened: {error}") from error
+    return {"num_tensors": len(sizes), "num_parameters": sum(sizes)}
 
 
 def _fault(name: str, tensor: Any, rank: int, np: Any) -> str | None:
@@ -49,7 +80,10 @@ def _fault(name: str, tensor: Any, rank: int, np: Any) -> str | None:
 
 
 def adapter_digest(folder: str) -> str:
-    """sha256 over the weights and the configuration of an adapter folder."""
+    """sha256 over the weights and the configuration of an adapter folder, or over every file of a whole model's."""
+    if is_whole_model(folder):
+        here = Path(local_weights(folder))
+        return storage.digest(json.dumps([[name, file_sha256(here / name)] for name in model_files(here)]).encode())
     parts = [storage.digest(storage.read(f"{folder}/{name}")) for name in (CONFIG, WEIGHTS)]
     return storage.digest("".join(parts).encode())
 

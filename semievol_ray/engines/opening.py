@@ -13,15 +13,18 @@ from semievol_ray.engines.weights import local_weights
 
 
 def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None) -> Generator:
-    """Start the engine of a spec; takes seconds to minutes. Adapters to merge are merged first.
+    """Start the engine of a spec; takes seconds to minutes. Adapters to merge are merged first;
+    a whole model that was fine-tuned stands in its base's place.
 
     `beat` is called as the engine computes, where it can tell: a sign of life between two answers.
     """
     spec = _brought_here(spec)
     if spec.merged is None or spec.kind == "scripted":
         return _open(spec, beat)
-    from semievol_ray.engines.adapters import merge
+    from semievol_ray.engines.adapters import is_whole_model, merge
 
+    if is_whole_model(spec.merged):
+        return _open(replace(spec, model_path=spec.merged), beat)
     with tempfile.TemporaryDirectory(prefix="semievol-merged-") as folder:
         merge(spec.model_path, spec.merged, spec.dtype, folder)
         return _open(replace(spec, model_path=folder), beat)

@@ -23,7 +23,7 @@ from semievol_ray.tracking.trackers import Trackers
 
 @dataclass(frozen=True)
 class Adapter:
-    """A fine-tuned adapter; `name` is new every round, so that no cache serves an old one."""
+    """A fine-tuned adapter, or whole model (train.method full); `name` is new every round, so no cache is stale."""
 
     path: str
     digest: str
@@ -86,11 +86,17 @@ class Context:
         return self.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics=resolved)
 
     def serving_numerics(self) -> dict[str, Any]:
-        """dtype and adapter serving as resolved here: float32 and merged on CPUs, bfloat16 and dynamic on GPUs."""
+        """dtype and adapter serving as resolved here: float32 and merged on CPUs, bfloat16 and dynamic on GPUs.
+
+        What cannot be served dynamically, a whole model or DoRA, is served merged on both.
+        """
         chosen = self.config.numerics
         dtype = ("bfloat16" if self.on_gpu else "float32") if chosen.dtype == "auto" else chosen.dtype
+        alone = self.config.train.method == "full" or self.config.train.use_dora
         serving = (
-            ("dynamic" if self.on_gpu else "merged") if chosen.adapter_serving == "auto" else chosen.adapter_serving
+            ("dynamic" if self.on_gpu and not alone else "merged")
+            if chosen.adapter_serving == "auto"
+            else chosen.adapter_serving
         )
         return {"dtype": dtype, "adapter_serving": serving, "device": "gpu" if self.on_gpu else "cpu"}
 

@@ -6,7 +6,7 @@ it justifies what all groups drafted.
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
         adapters={} if merged else adapters,
         dtype=numerics["dtype"],
         max_model_len=config.numerics.max_model_len,
-        max_lora_rank=max((adapter_rank(path) for path in adapters.values()), default=config.train.lora_r),
+        max_lora_rank=config.train.lora_r if merged else _largest_rank(adapters, config.train.lora_r),
         seed=random.Random(f"{config.seed}/{name}").randrange(2**31),
         num_threads=replicas.num_threads,
         on_gpu=replicas.gpus_each > 0,
@@ -121,6 +121,10 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
     jobs = sequence([item.job for item in group])
     rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
     return Session(f"{name} {who}{other}", spec, context.task, config.numerics.template_date, jobs, max(rows, 1))
+
+
+def _largest_rank(adapters: Mapping[str, str], rank: int) -> int:
+    return max((adapter_rank(path) for path in adapters.values()), default=rank)
 
 
 def _engine_numerics(quantization: str | None, engine_kwargs: dict[str, Any]) -> dict[str, Any]:

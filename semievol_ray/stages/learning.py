@@ -8,7 +8,9 @@ from typing import Any
 
 from semievol_ray import folders
 from semievol_ray.config import TrainConfig
-from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, verify_adapter
+from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_whole_model, verify_adapter
+from semievol_ray.engines.batches import num_steps, told
+from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
@@ -66,6 +68,8 @@ def fine_tuned(
 def imported(context: Context, folder: str, path: str) -> Adapter:
     """An adapter made elsewhere, checked and copied into the step `<folder>/train`. Raises ConfigError."""
     try:
+        if is_whole_model(path):
+            raise AdapterError(f"{path} is a whole model, and an adapter is wanted")
         found = verify_adapter(path)
     except AdapterError as error:
         raise ConfigError(f"method.warm_adapter: {error}. Give a folder with {CONFIG} and {WEIGHTS}.") from error
@@ -107,11 +111,13 @@ def _train(
         on_gpu=gpus > 0,
         out=f"{step.path}/adapter",
         curve=f"{step.path}/curve.jsonl",
+        deepspeed=own_settings(config.speed.deepspeed),
     )
     if config.numerics.engine == "scripted":
         return train_scripted(spec)
+    deepspeed_config(tuning, config.speed, on_gpu=spec.on_gpu, dtype=spec.dtype, own=spec.deepspeed)
     num_rows = examples.num_rows()
-    total = tuning.max_steps or -(-num_rows // tuning.train_batch_size) * tuning.num_train_epochs
+    context.progress.say(f"fine-tuning on {told(tuning, config.speed, num_rows)}")
 
     def on_step(line: Mapping[str, Any]) -> None:
         bar.advance(1, f"loss {line['loss']:.3f}")
@@ -124,5 +130,6 @@ def _train(
         )
 
     where = step.name.removesuffix("/train")
-    with context.progress.step(step.name.replace("rounds/", "round ").replace("/", " "), total, "steps") as bar:
+    name = step.name.replace("rounds/", "round ").replace("/", " ")
+    with context.progress.step(name, num_steps(tuning, num_rows), "steps") as bar:
         return train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)

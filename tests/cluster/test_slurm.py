@@ -160,9 +160,9 @@ def free_port() -> int:
 
 
 def slow_config(folder: Path) -> Path:
-    """A scripted run that takes about a minute on two nodes."""
+    """A scripted run that takes some minutes on two nodes."""
     speed = {"part_rows": 8, "num_replicas": 2, "num_cpus_per_replica": 1,
-             "engine_kwargs": {"max_num_seqs": 4, "seconds_per_request": 0.5}}  # fmt: skip
+             "engine_kwargs": {"max_num_seqs": 4, "seconds_per_request": 2.0}}  # fmt: skip
     method = {"embedder": "hash", "collaborators": [{"demonstrations": 1}, {"adapter": "warm"}]}
     path = write_config(folder, speed=speed, report_to=[], method=method)
     write_rows(folder / "unlabeled.csv", questions(240, "pool"), answers=True)

@@ -135,5 +135,10 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def build_tiny() -> Callable[..., Path]:
+    return build_model
+
+
+@pytest.fixture(scope="session")
 def end_of_turn() -> dict[str, str]:
     return END_OF_TURN

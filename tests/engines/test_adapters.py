@@ -113,3 +113,42 @@ def test_merge_to_bfloat16_is_the_float32_merge_rounded_once(
     exact, rounded = (load_file(tmp_path / d / "model.safetensors") for d in ("float32", "bfloat16"))
     assert exact.keys() == rounded.keys()
     assert all(torch.equal(exact[name].bfloat16(), rounded[name]) for name in exact)
+
+
+def test_whole_model_is_verified_and_its_digest_follows_its_weights(model_of: Callable[[str], Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = model_of("chatml")
+    weights = load_file(folder / "model.safetensors")
+    num_parameters = sum(tensor.numel() for tensor in weights.values())
+    assert verify_adapter(str(folder)) == {"num_tensors": len(weights), "num_parameters": num_parameters}
+    before = adapter_digest(str(folder))
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert adapter_digest(str(folder)) != before
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(AdapterError, match=f"tensor {name} is not finite; the fine-tuned model is not usable"):
+        verify_adapter(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(AdapterError, match="cannot be re-opened"):
+        verify_adapter(str(folder))
+
+
+def test_whole_model_that_was_fine_tuned_is_served_in_its_bases_place(
+    tiny_llama: Path, build_tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    import asyncio
+
+    from semievol_ray.core.answers import Labels
+    from semievol_ray.engines.base import EngineSpec, Request, Sampling
+    from semievol_ray.engines.opening import open_generator
+
+    tuned = str(build_tiny(tmp_path, seed=5))
+    found = []
+    for path, merged in ((str(tiny_llama), tuned), (tuned, None), (str(tiny_llama), None)):
+        spec = EngineSpec("transformers", "t", path, merged, {}, "float32", 256, 4, 0, 1, False, Labels(("a", "b")))
+        request = Request(tuple(range(10, 30)), Sampling(0.0, 8))
+        found.append(asyncio.run(open_generator(spec).generate(request)).token_logprobs)
+    assert found[0] == found[1] != found[2]

@@ -17,7 +17,8 @@ from semievol_ray import schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.answers import Labels
 from semievol_ray.engines.adapters import verify_adapter
-from semievol_ray.engines.finetune import FinetuneSpec, deepspeed_config, read_examples, tokenised
+from semievol_ray.engines.deepspeedconfig import deepspeed_config
+from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised
 from semievol_ray.engines.loss import IGNORED, TrainingExample, answer_loss, collate, weighted_nll
 from semievol_ray.engines.rendering import load_tokenizer
 from semievol_ray.errors import DataError
@@ -82,7 +83,7 @@ def test_weighted_nll_is_the_weighted_sum_over_answer_tokens() -> None:
         for at in range(4):
             if (label := int(labels[row, at])) != IGNORED:
                 expected -= float(weights[row]) * _log_softmax(logits[row, at].tolist())[label]
-    assert float(weighted_nll(logits, labels, weights)) == pytest.approx(expected, rel=1e-5)
+    assert float(weighted_nll(logits, labels, weights[:, None])) == pytest.approx(expected, rel=1e-5)
 
 
 def test_collate_pads_left_and_marks_only_answers_for_the_loss() -> None:
@@ -125,7 +126,7 @@ def test_logits_kept_for_the_answers_alone_give_the_gradients_of_all_logits(mode
     kept = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}
-    nll = weighted_nll(model(**inputs).logits[:, :-1], batch["labels"][:, 1:], batch["weights"])
+    nll = weighted_nll(model(**inputs).logits[:, :-1], batch["labels"][:, 1:], batch["weights"][:, None])
     (nll / (batch["labels"] != IGNORED).sum()).backward()
     for mine, full in zip(kept, (p.grad for p in model.parameters()), strict=True):
         torch.testing.assert_close(mine, full, rtol=1e-4, atol=1e-6)
@@ -142,16 +143,20 @@ def test_tokenised_example_above_max_model_len_is_refused_naming_row_and_length(
     assert len(tokenised(rows, _spec(tiny_llama, tmp_path, max_model_len=length), tokenizer)) == 2
 
 
+def test_fine_tuning_on_no_row_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing to fine-tune on: .*data\.labeled"):
+        tokenised([], _spec(tiny_llama, tmp_path), load_tokenizer(str(tiny_llama)))
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_deepspeed_config_of_a_stage_and_dtype_is_what_deepspeed_reads(stage: int, dtype: str) -> None:
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
-    config = deepspeed_config(stage, on_gpu=dtype == "bfloat16", dtype=dtype)
+    config = deepspeed_config(TrainConfig(), SpeedConfig(zero_stage=stage), on_gpu=dtype == "bfloat16", dtype=dtype)
     zero = DeepSpeedZeroConfig(**config["zero_optimization"])
     assert zero.stage == stage
-    assert zero.gather_16bit_weights_on_model_save == (stage == 3)  # else a ZeRO-3 adapter is saved in pieces
     assert DeepSpeedBF16Config(**config["bf16"]).enabled == (dtype == "bfloat16")
 
 

@@ -13,6 +13,7 @@ from semievol_ray.core.confidence import answer_nll
 from semievol_ray.core.prompts import Demonstration, Message, question_messages
 from semievol_ray.engines import finetune
 from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling
+from semievol_ray.engines.loss import collate
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids, token_spans
 from semievol_ray.engines.transformers import TransformersGenerator
 from semievol_ray.errors import ModelError
@@ -154,7 +155,7 @@ def test_collated_ids_are_the_ids_an_engine_is_asked_and_answers(
 ) -> None:
     folder = model_of(style)
     row = {"id": "r", "question": "a green thing, naïve 🙂", "options": None, "answer": "plant", "weight": 1.0}
-    batch = finetune.collate(finetune.tokenised([row], _spec(folder), load_tokenizer(str(folder))), pad=0)
+    batch = collate(finetune.tokenised([row], _spec(folder), load_tokenizer(str(folder))), pad=0)
     _learn(folder, batch)
     engine = RecordingEngine(TransformersGenerator(_engine_spec(folder)))
     asker = Asker(engine, TASK, 256, DATE, Load(), [])

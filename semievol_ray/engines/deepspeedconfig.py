@@ -1,0 +1,147 @@
+"""DeepSpeed's settings as the configuration means them, with a user's own JSON laid under them; no torch in here.
+
+Invariant: what decides the outcome of a fine-tuning is said by the configuration alone; a JSON that says otherwise is
+refused, never half obeyed.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from semievol_ray import storage
+from semievol_ray.config import SpeedConfig, TrainConfig
+from semievol_ray.errors import ConfigError, StorageError
+
+AUTO = "auto"
+DECIDED_ELSEWHERE = {
+    "optimizer": "train.learning_rate and train.weight_decay, with AdamW",
+    "scheduler": "train.lr_scheduler_type and train.warmup_ratio",
+    "data_efficiency": "the order of the examples, which is the run's seed",
+    "curriculum_learning": "the order of the examples, which is the run's seed",
+    "compression_training": "train.method",
+    "amp": "numerics.train_dtype",
+}
+"""Sections of DeepSpeed's that change what is learned, and what says it here."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One key of DeepSpeed's that the configuration decides: by which of its keys, and the values that agree."""
+
+    key: str
+    setting: str
+    agreeing: tuple[Any, ...]
+
+
+def micro_batch(train: TrainConfig, speed: SpeedConfig) -> tuple[int, int]:
+    """Examples of a worker at a time, and how often in a step; their product times the workers is the batch."""
+    per_worker = train.train_batch_size // speed.num_train_workers
+    most = min(speed.per_device_train_batch_size, per_worker)
+    micro = max(size for size in range(1, most + 1) if per_worker % size == 0)
+    return micro, per_worker // micro
+
+
+def own_settings(path: str | None) -> dict[str, Any]:
+    """A user's DeepSpeed JSON; empty without a path. Raises ConfigError when it is no JSON object."""
+    if path is None:
+        return {}
+    try:
+        found = json.loads(storage.read(path))
+    except (ValueError, StorageError) as error:
+        raise ConfigError(
+            f"speed.deepspeed: {path} cannot be read as JSON: {error}. Mend the file or leave it out."
+        ) from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"speed.deepspeed: {path} holds no JSON object; DeepSpeed's settings are one.")
+    return found
+
+
+def deepspeed_config(
+    train: TrainConfig, speed: SpeedConfig, *, on_gpu: bool, dtype: str, own: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """DeepSpeed's dict; batch sizes and clipping are filled in by the Trainer ("auto").
+
+    `own` is a user's JSON: what the configuration does not decide is taken from it. Raises ConfigError naming both
+    keys and values where the two conflict.
+    """
+    own = own or {}
+    refuse_conflicts(own, train, speed, dtype)
+    config: dict[str, Any] = {
+        "train_batch_size": AUTO,
+        "train_micro_batch_size_per_gpu": AUTO,
+        "gradient_accumulation_steps": AUTO,
+        "gradient_clipping": AUTO,
+        "zero_optimization": _zero(speed, on_gpu=on_gpu),
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "fp16": {"enabled": dtype == "float16"},
+    }
+    if not on_gpu:
+        config["communication_data_type"] = "fp32"
+    return _laid_over(config, own)
+
+
+def refuse_conflicts(own: Mapping[str, Any], train: TrainConfig, speed: SpeedConfig, dtype: str) -> None:
+    """Raises ConfigError, naming every key of a user's JSON that says something else than the configuration."""
+    flat = dict(_flat(own))
+    wrong = [
+        f"{d.key} is {flat[d.key]!r} there, and {d.setting}"
+        for d in _decided(train, speed, dtype)
+        if d.key in flat and flat[d.key] != AUTO and flat[d.key] not in d.agreeing
+    ]
+    wrong += [
+        f"{key} is {own[key]!r} there, and {who} decide it" for key, who in DECIDED_ELSEWHERE.items() if key in own
+    ]
+    if wrong:
+        raise ConfigError(
+            f"speed.deepspeed: {speed.deepspeed} conflicts with the configuration: {'; '.join(wrong)}. "
+            'Change one of the two, or leave the key out of the JSON (or "auto").'
+        )
+
+
+def _zero(speed: SpeedConfig, *, on_gpu: bool) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": speed.zero_stage}
+    memory = {"device": "cpu", "pin_memory": on_gpu}
+    if speed.offload != "none":
+        zero["offload_optimizer"] = memory
+    if speed.offload == "all":
+        zero["offload_param"] = memory
+    return zero
+
+
+def _decided(train: TrainConfig, speed: SpeedConfig, dtype: str) -> Iterator[Decided]:
+    micro, accumulated = micro_batch(train, speed)
+    batch = f"train.train_batch_size is {train.train_batch_size}"
+    sizes = f"{batch} over speed.num_train_workers {speed.num_train_workers}"
+    here = f"speed.per_device_train_batch_size is {speed.per_device_train_batch_size}"
+    yield Decided("train_batch_size", batch, (train.train_batch_size,))
+    yield Decided("train_micro_batch_size_per_gpu", f"{here}, which gives {micro} ({sizes})", (micro,))
+    yield Decided("gradient_accumulation_steps", f"{sizes}, {micro} at a time, gives {accumulated}", (accumulated,))
+    yield Decided("gradient_clipping", f"train.max_grad_norm is {train.max_grad_norm}", (train.max_grad_norm,))
+    yield Decided("zero_optimization.stage", f"speed.zero_stage is {speed.zero_stage}", (speed.zero_stage,))
+    for part, when in (("optimizer", ("optimizer", "all")), ("param", ("all",))):
+        agreeing = ("cpu", "nvme") if speed.offload in when else ("none", None)
+        yield Decided(f"zero_optimization.offload_{part}.device", f"speed.offload is {speed.offload}", agreeing)
+    for name, meant in (("bf16", "bfloat16"), ("fp16", "float16")):
+        yield Decided(f"{name}.enabled", f"numerics.train_dtype gives {dtype}", (dtype == meant,))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _laid_over(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with a user's values in place of its own, section by section; "auto" leaves what was there."""
+    merged = dict(config)
+    for key, value in own.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _laid_over(merged[key], value)
+        elif value != AUTO or key not in merged:
+            merged[key] = value
+    return merged

@@ -1,0 +1,37 @@
+"""The order of the examples: every one once an epoch, whatever the machine."""
+
+from collections import Counter
+
+import pytest
+
+from semievol_ray.config import TrainConfig
+from semievol_ray.engines.batches import in_order, num_steps
+from semievol_ray.engines.loss import FILLER, TrainingExample
+
+EXAMPLES = [TrainingExample(tuple(range(5 + 7 * i % 11)), 1, 1.0, f"row-{i}") for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "expected"), [(1.0, None, 3), (2.0, None, 6), (1.5, None, 5), (0.1, None, 1), (2.0, 4, 4)]
+)
+def test_num_steps_counts_an_epochs_short_last_step(epochs: float, max_steps: int | None, expected: int) -> None:
+    train = TrainConfig(train_batch_size=4, num_train_epochs=epochs, max_steps=max_steps)
+    assert num_steps(train, len(EXAMPLES)) == expected
+    assert len(in_order(EXAMPLES, train, 0)) == expected * 4
+
+
+def test_order_of_two_epochs_has_every_example_twice_and_each_step_longest_first() -> None:
+    order = in_order(EXAMPLES, TrainConfig(train_batch_size=4, num_train_epochs=2), 0)
+    first, second = order[:12], order[12:]
+    for epoch in (first, second):
+        assert Counter(e.row_id for e in epoch if e is not FILLER) == Counter(e.row_id for e in EXAMPLES)
+    assert first != second
+    for start in range(0, len(order), 4):
+        lengths = [len(e.ids) for e in order[start : start + 4] if e is not FILLER]
+        assert lengths == sorted(lengths, reverse=True)
+
+
+def test_order_depends_on_the_seed_alone() -> None:
+    train = TrainConfig(train_batch_size=4)
+    assert in_order(EXAMPLES, train, 1) == in_order(EXAMPLES, train, 1)
+    assert in_order(EXAMPLES, train, 1) != in_order(EXAMPLES, train, 2)

@@ -1,0 +1,30 @@
+"""The Trainer's own part: a loss that is no number ends it."""
+
+from pathlib import Path
+
+import pytest
+
+from semievol_ray.engines.loss import FILLER, TrainingExample
+from semievol_ray.engines.trainer import answer_trainer
+from semievol_ray.errors import RunStopped
+
+EXAMPLES = [TrainingExample((5, 6, 7, 8 + i), 1, 1.0, f"row-{i}") for i in range(4)]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_loss_that_is_no_number_stops_naming_the_step_and_its_rows(
+    packing: bool, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, TrainingArguments
+
+    broken = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    broken.model.embed_tokens.weight.data[10] = float("nan")  # a token of row-2 alone
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=2, use_cpu=True, logging_steps=1,
+        learning_rate=0.0, logging_nan_inf_filter=False, save_strategy="no", report_to="none", disable_tqdm=True,
+        remove_unused_columns=False, dataloader_pin_memory=False,
+    )  # fmt: skip
+    order = [EXAMPLES[0], EXAMPLES[1], EXAMPLES[2], FILLER]
+    trainer = answer_trainer(model=broken, arguments=arguments, examples=order, packing=packing, callbacks=[])
+    with pytest.raises(RunStopped, match="the loss of step 2 is nan, in the batch of rows row-2; nothing was saved"):
+        trainer.train()
