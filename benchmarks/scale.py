@@ -18,12 +18,12 @@ from typing import Any
 
 from benchmarks import scale_model, scale_restart, scale_round, scale_rows
 from benchmarks.environment import commit, environment
-from benchmarks.scale_watch import Measured, measured
+from benchmarks.scale_watch import KINDS, Measured, measured
 
 SLOTS = (8, 64, 256)
 EFFICIENCY = {64: 0.95, 256: 0.90}
 RAY_MS, WORKER_MS, SELECT_SECONDS, SELECT_MIB, NOOP_SECONDS = 20.0, 1.0, 60.0, 2048.0, 5.0
-SELECT_ROWS = 10_000_000
+SELECT_ROWS, NOOP_ROWS = 10_000_000, 1_000_000
 NUM_SESSIONS = 2
 """A part is handed to an actor of the base model and to one of M_warm; each is a part of the driver's work."""
 FEWEST_PARTS = 500
@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
     if lines := _model(found):
         print("\n".join(lines))
-    if options.out:
-        Path(options.out).write_text(json.dumps(_result(found, options), indent=1) + "\n", encoding="utf-8")
+    _keep(found, options)
     return 0
 
 
@@ -108,21 +107,29 @@ def _select(found: Found, folder: Path, options: argparse.Namespace) -> None:
 def _rounds(found: Found, folder: Path, options: argparse.Namespace) -> None:
     """Rounds of growing size, what the largest costs by part, and its restarts."""
     sizes = [10**n for n in range(3 if options.quick else 4, 9) if 10**n < options.rows] + [options.rows]
-    runs = {num_rows: _round(found, folder / f"round-{num_rows}", num_rows) for num_rows in sizes}
+    runs = {}
+    for num_rows in sizes:
+        runs[num_rows] = _round(found, folder / f"round-{num_rows}", num_rows)
+        _keep(found, options)
     for before, after in pairwise(sizes):
         grown = math.log(after / before)
-        seconds = [_answering(runs[n]) for n in (before, after)]
-        found.metrics[f"cost grows as rows^x, {before:,} to {after:,}"] = math.log(seconds[1] / seconds[0]) / grown
+        for kind in KINDS:
+            seconds = [_spent(runs[n], kind) for n in (before, after)]
+            found.metrics[f"{kind} CPU grows as rows^x, {before:,} to {after:,}"] = (
+                math.log(seconds[1] / seconds[0]) / grown
+            )
         memory = (runs[after].peak_mib("driver") - runs[before].peak_mib("driver")) * 2**20 / (after - before)
         found.metrics[f"driver bytes a row, {before:,} to {after:,}"] = memory
         more = {n: runs[n].said("ingest")["parts"] * NUM_SESSIONS for n in (before, after)}
         if more[after] > more[before]:
             ms = 1000 * (_driving(runs[after]) - _driving(runs[before])) / (more[after] - more[before])
             found.metrics[f"driver and Ray CPU ms a further part, {before:,} to {after:,}"] = ms
-    largest = folder / f"round-{sizes[-1]}"
-    again = scale_restart.nothing_to_do(largest, {"folder": str(largest)})
-    found.metrics["no-op restart seconds"] = again.wall("all")
-    found.at_most(f"no-op restart seconds, {sizes[-1]:,} rows", NOOP_SECONDS, again.wall("all"))
+    for num_rows in sizes[-2:]:
+        ended = folder / f"round-{num_rows}"
+        again = scale_restart.nothing_to_do(ended, {"folder": str(ended)}).wall("all")
+        found.metrics[f"no-op restart seconds, {num_rows:,} rows"] = again
+        if num_rows <= NOOP_ROWS:
+            found.at_most(f"no-op restart seconds, {num_rows:,} rows", NOOP_SECONDS, again)
     _half_done(found, folder / "half", min(options.rows, 2_000 if options.quick else 100_000))
 
 
@@ -133,6 +140,11 @@ def _round(found: Found, folder: Path, num_rows: int) -> Measured:
     own = 1000 * _driving(run) / (parts * NUM_SESSIONS)
     files = [path for path in (folder / "run").rglob("*") if path.is_file()]
     found.metrics |= {f"{name}, {phase} seconds": run.wall(phase) for phase in run.phases if phase != "open"}
+    found.metrics |= {
+        f"{name}, {phase} {kind} CPU seconds": run.cpu(kind, phase)
+        for phase in ("ingest", "retrieve", "answer", "select")
+        for kind in KINDS
+    }
     found.metrics |= {
         f"{name}, parts": parts,
         f"{name}, driver and Ray CPU ms a part": own,
@@ -182,9 +194,9 @@ def _driving(run: Measured) -> float:
     return run.cpu("driver", "answer") + run.cpu("ray", "answer")
 
 
-def _answering(run: Measured) -> float:
-    """Seconds of what grows with the rows."""
-    return sum(run.wall(phase) for phase in ("ingest", "retrieve", "answer", "select"))
+def _spent(run: Measured, kind: str) -> float:
+    """Processor seconds of one kind of process in what grows with the rows."""
+    return sum(run.cpu(kind, phase) for phase in ("ingest", "retrieve", "answer", "select"))
 
 
 def _model(found: Found) -> list[str]:
@@ -207,6 +219,12 @@ def _model(found: Found) -> list[str]:
     figures = scale_model.needed(constants)
     m |= {f"100 million rows on 1,000 GPUs: {key}": value for key, value in figures.items()}
     return scale_model.rendered(figures)
+
+
+def _keep(found: Found, options: argparse.Namespace) -> None:
+    """Write what there is so far: the largest round takes an hour or more."""
+    if options.out:
+        Path(options.out).write_text(json.dumps(_result(found, options), indent=1) + "\n", encoding="utf-8")
 
 
 def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from semievol_ray.progress import Progress
 from semievol_ray.runs import Run
 from semievol_ray.stages.answer import Asked, Warm, answer_round
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.cutter import means_of
 from semievol_ray.stages.ingest import ingest
 from semievol_ray.stages.select import Answered
 from semievol_ray.stages.selecting import select_round
@@ -59,7 +60,7 @@ def work(settings: dict[str, Any], phase: Phase) -> None:
             run = closing.enter_context(Run.open(f"{folder}/run", {}, patience_seconds=6, renew_seconds=1))
         context = Context(run, config, Progress(quiet=True), closing)
         with phase("ingest") as said:
-            data = ingest(run, config, context.task)
+            data = ingest(run, config, context.task, means_of(context))
             said["parts"] = len(data.pool.rows.parts)
         with phase("warm_up"):
             warm = driver.warm_up(context, data)
