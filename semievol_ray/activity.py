@@ -10,7 +10,7 @@ from typing import Any
 
 WINDOW_SECONDS = 300.0
 ROUTINE = frozenset(
-    ("run_started", "run_ended", "step_started", "step_resumed", "step_committed", "step_shared", "step_cleaned",
+    ("run_started", "run_stopped", "step_started", "step_resumed", "step_committed", "step_shared", "step_cleaned",
      "part_committed", "session_started", "session_ended")
 )  # fmt: skip
 """Kinds of events that are no trouble."""

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from semievol_ray import __version__, drift, folders, sharing, storage
-from semievol_ray.errors import RunStopped, StorageError, UserError
+from semievol_ray.errors import RunInUseError, RunStopped, SemievolError, StorageError, UserError
 from semievol_ray.events import EventLog
 from semievol_ray.lease import PATIENCE_SECONDS, RENEW_SECONDS, Lease
 from semievol_ray.listing import PART_SUFFIX, measured, step_digest, write_listing
@@ -78,6 +78,10 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, RunInUseError):  # another driver's events are its own
+            with contextlib.suppress(StorageError):
+                told = str(error) if isinstance(error, SemievolError) else f"{type(error).__name__} {error}".strip()
+                self.event("run_stopped", reason=told)
         self.close()
 
     def close(self) -> None:

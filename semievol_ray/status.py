@@ -67,7 +67,8 @@ class RunStatus:
     """A run: its steps in order, its last driver, and its pace; `running` is None when that cannot be known from here.
 
     `renewals` is the count of the driver's lease: where it grows between two looks, the driver lives. `pace` is that of
-    the last minutes of the session under way, None without one. `silent_seconds`: since the last event.
+    the last minutes of the session under way, None without one. `silent_seconds`: since the last event. `stopped`: why
+    the last driver ended before the run's end, where it could tell.
     """
 
     name: str
@@ -85,6 +86,7 @@ class RunStatus:
     seconds_left: float | None = None
     last_event: str | None = None
     silent_seconds: float | None = None
+    stopped: str | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -121,6 +123,7 @@ def status(root: str, before: RunStatus | None = None) -> RunStatus:
         seconds_left=_seconds_left(config, records, steps, told.pace) if running is not False else None,
         last_event=str(told.last["kind"]) if told.last else None,
         silent_seconds=max(0.0, seconds_between(told.last["time"], now)) if told.last else None,
+        stopped=str(told.last["reason"]) if told.last and told.last["kind"] == "run_stopped" else None,
     )
 
 

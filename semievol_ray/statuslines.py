@@ -91,7 +91,8 @@ def _driver_line(found: RunStatus) -> str:
         return "finished"
     if found.running is None:
         return f"held by {found.driver}; whether it lives cannot be seen from here (--watch 10 tells)"
-    return "not running, not finished: `semievol run` with the same configuration goes on"
+    goes_on = "not running, not finished: `semievol run` with the same configuration goes on"
+    return f"{goes_on}\n{tables.paragraph(f'it stopped: {found.stopped}')}" if found.stopped else goes_on
 
 
 def _silence(found: RunStatus) -> list[str]:

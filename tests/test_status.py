@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from semievol_ray import cli, lease
+from semievol_ray.errors import NothingAcceptedError
 from semievol_ray.lease import Holder, Lease
 from semievol_ray.status import RunStatus, State, status
 from semievol_ray.statuslines import render, short_count, size
+from tests import rundirs
 from tests.conftest import ScriptedRun
 
 
@@ -63,6 +65,21 @@ def test_status_says_whether_the_driver_lives(copied_run: Path) -> None:
         held.close()
 
     assert status(str(copied_run)).running is False
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_status_of_a_run_that_its_guard_stopped_says_why_until_it_goes_on(tmp_path: Path) -> None:
+    tree, root = rundirs.run_tree(tmp_path, labeled=8, unlabeled=16), tmp_path / "run"
+    with pytest.raises(NothingAcceptedError):
+        rundirs.do_run(rundirs.changed(tree, "guard", {"min_accepted": 1000}), root)
+    found = status(str(root))
+    assert "guard.min_accepted is 1000" in (found.stopped or "")
+    assert "it stopped: round 1 stops before training" in render(found)
+    assert max(map(len, render(found).splitlines())) <= 80 + len(str(root))
+
+    rundirs.do_run(tree, root)
+
+    assert status(str(root)).stopped is None
 
 
 def test_status_of_a_run_held_on_another_host_says_that_it_cannot_know(copied_run: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import rundirs
 from s3server import S3Server
 
-from semievol_ray import configfile, driver, folders, storage
+from semievol_ray import cli, configfile, driver, folders, storage
 from semievol_ray.engines import scripted
 from semievol_ray.engines.models import resolve_model
 from semievol_ray.errors import ConfigError, DataError, ModelError, StorageError
@@ -78,6 +78,33 @@ def test_run_in_a_store_interrupted_and_resumed_decides_as_on_disk_and_leaves_no
     assert storage.sizes(f"{finished.root}/tensorboard")
     assert export_data(finished.root, "all", "jsonl").num_rows == 16
     assert os.listdir(tmp_path / "scratch") == []  # noqa: PTH208
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_run_in_a_store_is_watched_cleaned_and_verified_as_on_disk(
+    s3_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_disk = _run(rundirs.run_tree(tmp_path, labeled=8, unlabeled=16, test=8), str(tmp_path / "run")).root
+    folders.put_folder(on_disk, f"{s3_root}/run")
+    here, there = (told(root, "status", "--json", capsys=capsys) for root in (on_disk, f"{s3_root}/run"))
+    assert _steps(there) == _steps(here)
+
+    freed = [told(root, "clean", "--keep", "scalars", "--yes", capsys=capsys) for root in (on_disk, f"{s3_root}/run")]
+
+    assert freed[0] == freed[1]
+    assert "freed" in freed[0]
+    assert _parts(f"{s3_root}/run") == _parts(on_disk)
+    assert told(f"{s3_root}/run", "verify", capsys=capsys)
+
+
+def told(root: str, verb: str, *options: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that succeeds prints."""
+    assert cli.main([verb, root, *options]) == 0
+    return capsys.readouterr().out
+
+
+def _steps(told_json: str) -> list[tuple[Any, ...]]:
+    return [(step["name"], step["state"], step["rows"]) for step in json.loads(told_json)["steps"]]
 
 
 @pytest.mark.usefixtures("without_ray")
