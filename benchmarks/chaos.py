@@ -32,23 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adopt_orphans()
     out = options.out or (None if options.quick else RESULTS)
     runs = recorded(out) if out else []
-    here = commit()
     plans = quick_plans(options.seed) if options.quick else [plan(options.seed, n) for n in range(options.runs)]
-    key = {"engine": options.engine, "commit": here}
-    left = [p for p in plans if not is_recorded(runs, seed=p.seed, number=p.number, **key)]
+    left = [p for p in plans if not is_recorded(runs, engine=options.engine, seed=p.seed, number=p.number)]
     command = f"python -m benchmarks.chaos --runs {options.runs} --seed {options.seed} --engine {options.engine}"
     num_wrong = 0
     with ExitStack() as closing:
         work = options.work or Path(tempfile.mkdtemp(prefix="chaos-"))
         for each, outcome in _done(closing, left, options.engine, work):
-            run = {**key, **described(each, outcome)}
+            run = {"engine": options.engine, "commit": commit(), **described(each, outcome)}
             num_wrong += not outcome.is_good
             print(_line(run, outcome), flush=True)
             runs.append(run)
             if out:
                 add(out, command, run)
-    mine = [r for r in (recorded(out) if out else runs) if r["commit"] == here]
-    print(render(mine) if mine else "nothing was run")
+    found = recorded(out) if out else runs
+    print(render(found) if found else "nothing was run")
     if num_wrong:
         print(f"{num_wrong} runs were not as they should be; what is left of them is in {work}")
     elif not options.work:

@@ -5,6 +5,7 @@ Invariant: nothing here writes into a run, and only the package's own file layou
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +42,12 @@ class Differences:
 
 def parts_of(root: Path) -> list[str]:
     """Paths of all committed parts below a run's folder that are there to stay; cheap enough to ask again and again."""
-    found = (str(path.relative_to(root)) for path in root.rglob("*.parquet") if not path.name.startswith("."))
-    return sorted(part for part in found if str(Path(part).parent) not in (READ, KEPT))
+    found = []
+    for folder, _, names in os.walk(root):  # unlike a glob it does not mind a folder that is removed meanwhile
+        under = str(Path(folder).relative_to(root))
+        if under not in (READ, KEPT):
+            found += [f"{under}/{n}" for n in names if n.endswith(".parquet") and not n.startswith(".")]
+    return sorted(found)
 
 
 def committed(root: Path) -> Holding:

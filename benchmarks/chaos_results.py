@@ -1,7 +1,8 @@
 """The results file of chaos: one line a run, and what all of them come to.
 
-Invariant: a run is recorded once for a seed, number, engine and commit; the figures count the runs of the last commit.
-Commands that run beside each other, with another seed each, add to one file.
+Invariant: a command does a run once for an engine, seed and number, whatever the commit, for all take hours; figures
+count every recorded run, and say how many were of which commit. Commands that run beside each other, with another seed
+each, add to one file.
 """
 
 import fcntl
@@ -39,10 +40,9 @@ def recorded(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def is_recorded(runs: Sequence[Record], *, engine: str, seed: int, number: int, commit: str) -> bool:
+def is_recorded(runs: Sequence[Record], *, engine: str, seed: int, number: int) -> bool:
     """Whether this very run was done."""
-    key = (engine, seed, number, commit)
-    return any((r["engine"], r["seed"], r["number"], r["commit"]) == key for r in runs)
+    return any((r["engine"], r["seed"], r["number"]) == (engine, seed, number) for r in runs)
 
 
 def add(path: Path, command: str, run: Record) -> None:
@@ -52,16 +52,16 @@ def add(path: Path, command: str, run: Record) -> None:
 
 
 def write(path: Path, command: str, runs: Sequence[Record]) -> None:
-    """Replace the results file: figures of the last commit's runs, and every run on a line of its own."""
-    commit = str(runs[-1]["commit"])
-    measured = metrics([r for r in runs if r["commit"] == commit])
+    """Replace the results file: figures of all runs, and every run on a line of its own."""
+    measured = metrics(runs)
     goals = {name: {"target": 0, "value": v, "met": v == 0} for name, v in measured.items() if _has_target(name)}
     head = {
         "bench": "chaos",
         "command": command,
-        "commit": commit,
+        "commit": str(runs[-1]["commit"]),
+        "runs_by_commit": dict(Counter(str(r["commit"]) for r in runs)),
         "environment": environment(),
-        "repeats": sum(r["commit"] == commit for r in runs),
+        "repeats": len(runs),
         "metrics": measured,
         "targets": goals,
     }

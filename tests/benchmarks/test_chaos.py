@@ -92,21 +92,36 @@ def test_plans_of_a_seed_are_the_same_and_begin_with_every_kind_in_turn() -> Non
     )
 
 
-def test_results_count_the_last_commit_and_keep_the_runs_before(tmp_path: Path) -> None:
+def test_folder_that_vanishes_while_parts_are_looked_for_is_not_minded(
+    held: tuple[Path, Holding], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, before = held
+    (root / "data/kept").mkdir(parents=True)
+    scan = os.scandir
+
+    def scanned(path: Any) -> Any:
+        if str(path).endswith("kept"):
+            (root / "data/kept").rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+
+    assert chaos_files.parts_of(root) == sorted(before.parts)
+    assert not (root / "data/kept").exists()
+
+
+def test_results_count_every_run_and_say_of_which_commit(tmp_path: Path) -> None:
     path = tmp_path / "chaos.json"
-    for run in (GOOD, {**GOOD, "commit": "b", "rows_lost": 2, "kinds": ["head", "node"]}):
+    for run in (GOOD, {**GOOD, "commit": "b", "number": 1, "rows_lost": 2, "kinds": ["head", "node"]}):
         chaos_results.add(path, "chaos", run)
     written = json.loads(path.read_text())
 
-    assert len(chaos_results.recorded(path)) == 2
-    assert (written["commit"], written["metrics"]["scripted runs"], written["metrics"]["scripted head strikes"]) == (
-        "b",
-        1,
-        1,
-    )
+    assert written["runs_by_commit"] == {"a": 1, "b": 1}
+    assert (written["metrics"]["scripted runs"], written["metrics"]["scripted head strikes"]) == (2, 1)
     assert written["targets"]["scripted rows lost"] == {"target": 0, "value": 2, "met": False}
-    assert chaos_results.is_recorded(chaos_results.recorded(path), engine="scripted", seed=0, number=0, commit="a")
-    assert not chaos_results.is_recorded(chaos_results.recorded(path), engine="vllm", seed=0, number=0, commit="a")
+    runs = chaos_results.recorded(path)
+    assert chaos_results.is_recorded(runs, engine="scripted", seed=0, number=1)
+    assert not chaos_results.is_recorded(runs, engine="vllm", seed=0, number=1)
 
 
 def test_process_of_someone_else_is_not_signalled() -> None:
