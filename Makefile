@@ -54,7 +54,7 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-readme: install  ## write README's generated tables anew
+readme: install  ## write the generated tables of docs/ anew
 	$(BIN)/python tests/readme_reference.py
 
 clean:  ## remove caches and build leftovers; the environment, runs and models stay

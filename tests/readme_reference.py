@@ -1,7 +1,7 @@
-"""The generated blocks of README.md, the configuration reference and the file map: `python tests/readme_reference.py`.
+"""The generated blocks of docs/, the configuration reference and the file map: `python tests/readme_reference.py`.
 
 Invariant: keys, values and defaults come from the pydantic models and lines of the map from the modules' docstrings,
-so that the README cannot say anything else than the code; only what a key means may be worded here.
+so that the docs cannot say anything else than the code; only what a key means may be worded here.
 """
 
 import ast
@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from semievol_ray.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 MEANING = {
     "name": "name of the run; its folder is `runs/<name>` unless `--run` says otherwise",
@@ -123,16 +123,17 @@ def file_map() -> str:
     return "\n".join(["| file | what lives there |", "|---|---|", *lines])
 
 
-BLOCKS = {"config-reference": reference, "file-map": file_map}
+BLOCKS = {"config-reference": ("configuration.md", reference), "file-map": ("files.md", file_map)}
+"""Block -> the page of docs/ that it stands in, and what makes it."""
 
 
-def with_blocks(text: str) -> str:
-    """README's text with every generated block made anew."""
-    for name, make in BLOCKS.items():
-        before, opening, rest = text.partition(f"<!-- {name} -->\n")
+def write_blocks() -> None:
+    """Make every generated block anew in its page."""
+    for name, (page, make) in BLOCKS.items():
+        path = ROOT / "docs" / page
+        before, opening, rest = path.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
         _, closing, after = rest.partition(f"<!-- /{name} -->")
-        text = f"{before}{opening}{make()}\n{closing}{after}"
-    return text
+        path.write_text(f"{before}{opening}{make()}\n{closing}{after}", encoding="utf-8")
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -188,4 +189,4 @@ def _first_paragraph(module: Path) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_blocks(README.read_text(encoding="utf-8")), encoding="utf-8")
+    write_blocks()
