@@ -73,7 +73,9 @@ def render(done: Labelled) -> str:
         why = done.certificate.reason
         return "\n".join([*lines, paragraph(f"passes is {'null' if done.num_passed is None else 'false'}: {why}.")])
     target, level = percent(done.certificate.target), percent(done.certificate.level)
-    means = f"passes: H is at most {done.certificate.tau:.4f}; {evidence(done.certificate)} (asked for: {target}, {level})."
+    means = (
+        f"passes: H is at most {done.certificate.tau:.4f}; {evidence(done.certificate)} (asked for: {target}, {level})."
+    )
     return "\n".join([*lines, paragraph(means)])
 
 

@@ -99,8 +99,14 @@ PREDICTIONS = pa.schema([("id", _text), *_COMPLETION, ("gold", _text), ("correct
 """Greedy zero-demonstration answers on the test rows."""
 
 LABELS = pa.schema(
-    [("id", _text), ("question", _text), ("label", _text), ("confidence", pa.float32()), ("passes", pa.bool_())]
-    + [("why", _text)]
+    [
+        ("id", _text),
+        ("question", _text),
+        ("label", _text),
+        ("confidence", pa.float32()),
+        ("passes", pa.bool_()),
+        ("why", _text),
+    ]
 )
 """What `semievol label` writes. `passes`: whether the label is among those whose precision the run certifies, null
 where it certifies nothing; `why` says it in a sentence."""

@@ -70,9 +70,7 @@ def test_label_without_a_dev_fold_leaves_passes_empty_and_says_why(tmp_path: Pat
     assert "data.dev" in render(done)
 
 
-def test_label_passes_rows_up_to_a_threshold_that_the_dev_fold_certifies(
-    root: Path, tmp_path: Path, new: Path
-) -> None:
+def test_label_passes_rows_up_to_a_threshold_that_the_dev_fold_certifies(root: Path, tmp_path: Path, new: Path) -> None:
     done = label(root, new, tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     found = done.certificate
@@ -142,9 +140,7 @@ def test_label_refuses_a_round_that_is_not_there_and_a_name_without_a_format(
         label(root, new, tmp_path / "out.csv", number=7)
 
 
-def test_label_by_the_warm_up_is_another_model_with_its_own_certificate(
-    root: Path, tmp_path: Path, new: Path
-) -> None:
+def test_label_by_the_warm_up_is_another_model_with_its_own_certificate(root: Path, tmp_path: Path, new: Path) -> None:
     label(root, new, tmp_path / "last.parquet")
     label(root, new, tmp_path / "first.parquet", number=0)
     first, last = (pq.read_table(tmp_path / f"{name}.parquet").column("label") for name in ("first", "last"))

@@ -152,9 +152,7 @@ def _judged(
     context: Context, dev: Step, gold: Step
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.bool_]]]:
     """H of each answered row of the dev fold that has one, and whether its label is right."""
-    golds = {
-        row["id"]: row["answer"] for part in gold.parts for row in gold.read_part(part, schema.GOLD).to_pylist()
-    }
+    golds = {row["id"]: row["answer"] for part in gold.parts for row in gold.read_part(part, schema.GOLD).to_pylist()}
     columns = ["id", "label", "confidence"]
     read = (row for part in dev.parts for row in dev.read_part(part, schema.JUSTIFIED, columns).to_pylist())
     rows = [row for row in read if row["confidence"] is not None]

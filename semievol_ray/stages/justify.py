@@ -29,7 +29,8 @@ from semievol_ray.tasks import Task
 class JustifyJob:
     """A round's justifications; `drafts` are the collaborators' steps in configured order.
 
-    Without drafts the model answers the plain question alone. `embedder_path` is set where answers agree by their embeddings.
+    Without drafts the model answers the plain question alone. `embedder_path` is set where answers agree by their
+    embeddings.
     """
 
     step: Step

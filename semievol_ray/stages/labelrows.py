@@ -51,9 +51,7 @@ def cut_rows(context: Context, path: str, name: str) -> Step:
     return rows
 
 
-def cut_part(
-    item: dict[str, Any], read: Step, counts: Sequence[int], part_rows: int, rows: Step
-) -> dict[str, Any]:
+def cut_part(item: dict[str, Any], read: Step, counts: Sequence[int], part_rows: int, rows: Step) -> dict[str, Any]:
     """Commit one part: rows i * part_rows to (i + 1) * part_rows of all chunks, of which `counts` has the rows."""
     first = rows.parts.index(item["part"]) * part_rows
     last = min(first + part_rows, sum(counts))
@@ -89,9 +87,7 @@ def _read(
     resumed(context.run, name, settings, inputs)
     cut = chunks.chunks_of(sizes, mapped)
     step = context.run.step(name, settings=settings, inputs=inputs, parts=list(cut))
-    for _ in mapped(
-        read_chunk, step.missing_parts(), step=step, files=tuple(sizes), chunks=cut, task=context.task
-    ):
+    for _ in mapped(read_chunk, step.missing_parts(), step=step, files=tuple(sizes), chunks=cut, task=context.task):
         pass
     context.run.commit(step, {})
     if not step.num_rows():

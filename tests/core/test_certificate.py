@@ -16,9 +16,7 @@ def drawn(rng: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_certified_precision_falls_short_in_no_more_draws_than_the_level_allows() -> None:
     rng = np.random.default_rng(0)
-    taus = [
-        certify(*drawn(rng, 200), drawn(rng, 300)[0], TARGET, LEVEL, NUM_THRESHOLDS).tau for _ in range(300)
-    ]
+    taus = [certify(*drawn(rng, 200), drawn(rng, 300)[0], TARGET, LEVEL, NUM_THRESHOLDS).tau for _ in range(300)]
     short = sum(tau is not None and 1 - tau / 2 < TARGET for tau in taus)
     assert short <= (1 - LEVEL) * 300
     assert sum(tau is not None for tau in taus) > 150
