@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     _add_explain(verbs)
     _add_evaluate(verbs)
+    _add_label(verbs)
+    _add_serve(verbs)
     _add_report(verbs)
     _add_export(verbs)
     _add_clean(verbs)
@@ -71,6 +73,32 @@ def _add_evaluate(verbs: "_Verbs") -> None:
     parser = verbs.add_parser("evaluate", help=about, description=about.capitalize() + ".")
     _add_folder(parser)
     parser.add_argument("--data", metavar="FILE", help="csv, jsonl or parquet file of rows with answers")
+
+
+def _add_label(verbs: "_Verbs") -> None:
+    about = "label new rows with a run's model, and say which labels its dev fold certifies"
+    parser = verbs.add_parser("label", help=about, description=about.capitalize() + ".")
+    _add_folder(parser)
+    parser.add_argument("data", metavar="DATA", help="csv, jsonl or parquet file of rows, or a folder of such")
+    parser.add_argument("-o", "--out", metavar="OUT", required=True, help="file to write: .parquet, .jsonl or .csv")
+    parser.add_argument("--round", metavar="N", type=int, help="whose model (default: the one the run handed over)")
+    parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+
+
+def _add_serve(verbs: "_Verbs") -> None:
+    about = "serve a run's models: OpenAI's chat completions, and /v1/label"
+    more = (
+        "The API key is read from the variable SEMIEVOL_API_KEY or a file; without one only this machine is served. "
+        "Ctrl-C stops it."
+    )
+    parser = verbs.add_parser("serve", help=about, description=f"{about.capitalize()}. {more}")
+    _add_folder(parser)
+    parser.add_argument("--round", metavar="N", type=int, help="whose model answers /v1/label (default: the last)")
+    parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", metavar="PORT", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument("--replicas", metavar="MIN[-MAX]", type=_range, help="engines (default: 1 to as many as fit)")
+    parser.add_argument("--api-key-file", metavar="FILE", help="file that holds the API key, and nothing else")
+    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
 
 
 def _add_report(verbs: "_Verbs") -> None:
@@ -150,6 +178,14 @@ def _numbers(text: str) -> list[int]:
     if not all(part.strip().isdigit() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 0,1,2")
     return [int(part) for part in text.split(",")]
+
+
+def _range(text: str) -> tuple[int, int]:
+    """2 or 1-4; argparse tells the user when it is none."""
+    least, _, most = text.partition("-")
+    if not (least.isdigit() and (most or least).isdigit() and 1 <= int(least) <= int(most or least)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of engines such as 2, or 1-4")
+    return int(least), int(most or least)
 
 
 def _seconds(text: str) -> float:

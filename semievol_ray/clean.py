@@ -29,7 +29,7 @@ Keep = Literal["all", "scalars", "last_round"]
 What = Literal["parts", "texts"]
 TEXT, BATCH, SAMPLE = "text", 64, 16
 _ROUND = re.compile(r"rounds/(\d+)/(?:dev/)?(drafts/.+|justify|retrieve|examples|evaluate|validation)")
-_APART = re.compile(r"(base/evaluate|evaluations/[^/]+/round-\d+)")
+_APART = re.compile(r"(base/evaluate|evaluations/[^/]+/round-\d+|labels/[^/]+/(round-\d+|dev|others))")
 
 
 @dataclass(frozen=True)

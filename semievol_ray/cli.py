@@ -86,6 +86,21 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(evaluation.render(found))
 
 
+def _label(arguments: argparse.Namespace) -> None:
+    from semievol_ray import label
+
+    done = label.label_file(
+        _folder(arguments), arguments.data, arguments.out, number=arguments.round, force=arguments.force
+    )
+    print(label.render(done))
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from semievol_ray import serve
+
+    serve.serve_run(_folder(arguments), serve.settings_of(arguments))
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from semievol_ray import report
 
@@ -144,6 +159,8 @@ _VERBS = {
     "status": _status,
     "explain": _explain,
     "evaluate": _evaluate,
+    "label": _label,
+    "serve": _serve,
     "report": _report,
     "export": _export,
     "clean": _clean,

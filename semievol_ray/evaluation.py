@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray import storage, tables
-from semievol_ray.config import RunConfig, Source
-from semievol_ray.configfile import parse
-from semievol_ray.errors import DataError, DriftError, StorageError, UserError
+from semievol_ray.config import Source
+from semievol_ray.errors import DataError, StorageError, UserError
 from semievol_ray.extras import check_extras
+from semievol_ray.handover import config_of, final_round, require_same_base, trained, unfinished
 from semievol_ray.progress import Progress
-from semievol_ray.runs import Run, Step, read_manifest, read_steps
+from semievol_ray.runs import Run, read_steps
 from semievol_ray.stages.answer import answer, evaluation
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.ingest import ingest_test
@@ -32,13 +32,13 @@ class Evaluation:
 
 def stored_evaluation(root: str) -> Evaluation:
     """The evaluation of the run's last adapter on its own test split. Raises UserError where there is none."""
-    config = _config(root)
+    config = config_of(root)
     if config.data.test is None:
         raise UserError(f"{root} has no test split in its configuration. Name a file with answers: --data FILE.")
-    name = f"rounds/{_final_round(root, config):04d}/evaluate"
+    name = f"rounds/{final_round(root, config):04d}/evaluate"
     committed = dict(read_steps(root)).get(name, {}).get("committed")
     if not committed:
-        raise _unfinished(root, name)
+        raise unfinished(root, name)
     return Evaluation(name, config.data.test.path, committed["metrics"])
 
 
@@ -48,17 +48,17 @@ def evaluate_file(root: str, path: str, progress: Progress | None = None) -> Eva
     Steps lie under evaluations/<first 8 of the file's SHA-256>/. Raises DataError for bad rows, UserError when the run
     is not finished, DriftError when the base model is no longer the one the adapter was trained on.
     """
-    config, source = _config(root), Source.model_validate({"path": storage.absolute(path)})
+    config, source = config_of(root), Source.model_validate({"path": storage.absolute(path)})
     folder = f"evaluations/{_digest(source.path)[:8]}"
-    number = _final_round(root, config)
+    number = final_round(root, config)
     check_extras(config)
-    _trained(root, number)
+    trained(root, number)
     with Run.open(root, {}) as held, ExitStack() as closing:
         context = Context(held, config, progress or Progress(), closing)
-        trained = _trained(held.root, number)
-        _require_same_base(context, trained)
+        tuning = trained(held.root, number)
+        require_same_base(context, tuning)
         test = ingest_test(held, config, context.task, source, f"{folder}/data")
-        adapter: Adapter = adapter_of(trained, config.name)
+        adapter: Adapter = adapter_of(tuning, config.name)
         wanted = evaluation(context, f"{folder}/round-{number:04d}", test, adapter)
         answer(context, "evaluate", [wanted])
         committed = wanted.job.step.committed()
@@ -83,38 +83,8 @@ def render(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _config(root: str) -> RunConfig:
-    return parse(read_manifest(root)["config"], f"{root}/manifest.json")
-
-
 def _digest(path: str) -> str:
     try:
         return storage.digest(storage.read(path))
     except StorageError as error:
         raise DataError(str(error)) from error
-
-
-def _final_round(root: str, config: RunConfig) -> int:
-    """The round whose adapter the run handed over; that of its last round while the run has not ended."""
-    return int(read_manifest(root).get("final", {}).get("round", config.method.rounds.num))
-
-
-def _trained(root: str, number: int) -> Step:
-    """The last round's committed fine-tuning."""
-    name = f"rounds/{number:04d}/train"
-    if not dict(read_steps(root)).get(name, {}).get("committed"):
-        raise _unfinished(root, name)
-    return Step(f"{root}/{name}", name, ())
-
-
-def _unfinished(root: str, step: str) -> UserError:
-    return UserError(f"{root} is not finished: {step} has not ended. Do `semievol run` with its configuration first.")
-
-
-def _require_same_base(context: Context, trained: Step) -> None:
-    then, now = trained.record()["inputs"]["model"], context.model().digest
-    if then != now:
-        raise DriftError(
-            f"model {context.config.model!r} is not the one the adapter in {trained.path} was trained on: its weights "
-            f"have digest {now[:12]} now and had {then[:12]} then. Put the old weights back where they were."
-        )

@@ -98,6 +98,19 @@ EXAMPLES = pa.schema(
 PREDICTIONS = pa.schema([("id", _text), *_COMPLETION, ("gold", _text), ("correct", pa.bool_()), ("group", _text)])
 """Greedy zero-demonstration answers on the test rows."""
 
+LABELS = pa.schema(
+    [
+        ("id", _text),
+        ("question", _text),
+        ("label", _text),
+        ("confidence", pa.float32()),
+        ("passes", pa.bool_()),
+        ("why", _text),
+    ]
+)
+"""What `semievol label` writes. `passes`: whether the label is among those whose precision the run certifies, null
+where it certifies nothing; `why` says it in a sentence."""
+
 NEAR_KEYS = pa.schema([("key", pa.uint64())])
 """Band keys of some parts' rows, row by row, until near duplicates are found."""
 

@@ -61,9 +61,8 @@ class ScriptedGenerator:
         if self.max_num_seqs > float(spec.numerics.get("most_num_seqs", "inf")):
             raise RuntimeError(_NO_MEMORY)
         self._die_on: Mapping[str, str] = spec.numerics.get("die_on", {})
-        folder = spec.merged or next(iter(spec.adapters.values()), None)
-        self._adapter_skill = _skill_of(folder) if folder else 0.0
-        self._merged = spec.merged is not None
+        self._skills = {name: _skill_of(folder) for name, folder in spec.adapters.items()}
+        self._merged = _skill_of(spec.merged) if spec.merged else None
         self._answers = _possible_answers(spec.answer_format)
         self._seconds = float(spec.speed.get("seconds_per_request", 0.0))
         self._sigma = float(spec.speed.get("seconds_sigma", 0.0))
@@ -73,9 +72,9 @@ class ScriptedGenerator:
     async def generate(self, request: Request) -> Completion:
         prompt = self.tokenizer.decode(request.prompt_ids)
         await self._admit(prompt)
-        adapted = request.adapter is not None or self._merged
-        skill = self._adapter_skill if adapted else 0.4 + 0.1 * min(prompt.count("<assistant>") - 1, 3)
-        draw = _uniform(f"{adapted}{self._adapter_skill if adapted else 0}{request.sampling}{prompt}")
+        trained = self._merged if self._merged is not None else self._skills.get(request.adapter or "")
+        skill = 0.4 + 0.1 * min(prompt.count("<assistant>") - 1, 3) if trained is None else trained
+        draw = _uniform(f"{trained is not None}{trained or 0}{request.sampling}{prompt}")
         told = _told(prompt)
         answer = told if told and draw < skill else self._answers[int(draw * 1e6) % len(self._answers)]
         text = f"Answer: {answer}"

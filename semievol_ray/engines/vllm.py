@@ -40,6 +40,21 @@ class VllmGenerator:
         self._ids = itertools.count()
         self._together = Together(self._completions)
 
+    @property
+    def client(self) -> Any:
+        """vLLM's own engine, for its OpenAI server; an AsyncLLM where the core has a process of its own."""
+        return self._engine
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Name -> folder of the adapters served dynamically, in the order of their slots."""
+        return {name: path for name, (_, path) in self._loras.items()}
+
+    async def check_health(self) -> None:
+        """Raises when vLLM's engine is gone; one within this process tells by its next answer."""
+        if hasattr(self._engine, "check_health"):
+            await self._engine.check_health()
+
     async def generate(self, request: Request) -> Completion:
         return await self._together.ask(request)
 

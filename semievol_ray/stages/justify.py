@@ -6,7 +6,7 @@ Invariant: `confidence` is one quantity over all rows of a round, null where no 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -29,7 +29,8 @@ from semievol_ray.tasks import Task
 class JustifyJob:
     """A round's justifications; `drafts` are the collaborators' steps in configured order.
 
-    `embedder_path` is set where answers agree by their embeddings.
+    Without drafts the model answers the plain question alone. `embedder_path` is set where answers agree by their
+    embeddings.
     """
 
     step: Step
@@ -48,7 +49,7 @@ async def justify_part(job: JustifyJob, part: str, asker: Asker) -> pa.Table:
     drafts = [(step, step.read_part(part, schema.DRAFTS)) for step in job.drafts]
     check_aligned(part, (job.pool, asked), *drafts)
     rows = asked.to_pylist()
-    by_row = list(zip(*(table.to_pylist() for _, table in drafts), strict=True))
+    by_row = list(zip(*(table.to_pylist() for _, table in drafts), strict=True)) or [()] * len(rows)
     equal = _equality(job, by_row, asker.task)
     votes = [tally([draft["answer"] for draft in of_row], equal) for of_row in by_row]
     table = await gathered([_justified(job, *of_row, asker) for of_row in zip(rows, by_row, votes, strict=True)])
@@ -69,7 +70,25 @@ def _embedder(path: str) -> Embedder:
     return open_embedder(path)
 
 
-async def _justified(job: JustifyJob, row: Row, drafts: Sequence[Row], vote: Vote, asker: Asker) -> Row:
+class Manner(Protocol):
+    """How one model is asked for an answer and its H; a JustifyJob is such, and so is a model asked without drafts."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def adapter(self) -> str | None: ...
+    @property
+    def confidence(self) -> Confidence: ...
+    @property
+    def when(self) -> Literal["always", "split", "never"]: ...
+
+
+async def answered_alone(manner: Manner, row: Row, asker: Asker) -> Row:
+    """One row of JUSTIFIED, of a model that sees no drafts: its own greedy answer to the plain question, and H."""
+    return await _justified(manner, row, (), tally((), asker.task.equal), asker)
+
+
+async def _justified(job: Manner, row: Row, drafts: Sequence[Row], vote: Vote, asker: Asker) -> Row:
     answers = [draft["answer"] for draft in drafts]
     reply = await _justify(job, row, answers, asker) if is_asked(job.when, vote) else _not_asked(drafts)
     label, source = kept_answer(vote, reply if is_asked(job.when, vote) else None)
@@ -108,7 +127,7 @@ def _not_asked(drafts: Sequence[Row]) -> Row:
     return {**empty, "num_prompt_tokens": 0, "num_tokens": 0, "error": error}
 
 
-async def _justify(job: JustifyJob, row: Mapping[str, Any], answers: Sequence[str | None], asker: Asker) -> Row:
+async def _justify(job: Manner, row: Mapping[str, Any], answers: Sequence[str | None], asker: Asker) -> Row:
     question = asker.task.render_question(row["question"], row["options"])
     candidates = shuffled(row["id"], answers)
 
@@ -118,7 +137,7 @@ async def _justify(job: JustifyJob, row: Mapping[str, Any], answers: Sequence[st
     return await asker.ask(render, 0, row["options"], job.sampling, job.adapter)
 
 
-async def _confidence(job: JustifyJob, row: Row, vote: Vote, reply: Row, label: str, asker: Asker) -> float | None:
+async def _confidence(job: Manner, row: Row, vote: Vote, reply: Row, label: str, asker: Asker) -> float | None:
     """H of the kept answer; None when the justification was cut off at max_tokens, whatever the estimator."""
     if reply["finish_reason"] == "length":
         return None
@@ -135,7 +154,7 @@ async def _confidence(job: JustifyJob, row: Row, vote: Vote, reply: Row, label: 
             return await _posterior(job, row, label, asker)
 
 
-async def _posterior(job: JustifyJob, row: Row, label: str, asker: Asker) -> float | None:
+async def _posterior(job: Manner, row: Row, label: str, asker: Asker) -> float | None:
     """-log of the kept answer's share of the probability of all candidates' rendered texts, end of turn included."""
     candidates = candidates_of(asker.task, row["options"])
     messages, totals = _plain(row, asker.task), []

@@ -1,0 +1,50 @@
+"""Which model of a run is asked after it: a round's fine-tuned adapter, on the very base that it was trained on.
+
+Invariant: only a committed fine-tuning is handed over, and never on other base weights than its own.
+"""
+
+from semievol_ray.config import RunConfig
+from semievol_ray.configfile import parse
+from semievol_ray.errors import DriftError, UserError
+from semievol_ray.runs import Step, read_manifest, read_steps
+from semievol_ray.stages.context import Context
+
+
+def config_of(root: str) -> RunConfig:
+    """The configuration that a run was made with. Raises UserError when the folder is no run."""
+    return parse(read_manifest(root)["config"], f"{root}/manifest.json")
+
+
+def final_round(root: str, config: RunConfig) -> int:
+    """The round whose adapter the run handed over; that of its last round while the run has not ended."""
+    return int(read_manifest(root).get("final", {}).get("round", config.method.rounds.num))
+
+
+def trained(root: str, number: int) -> Step:
+    """A round's committed fine-tuning. Raises UserError where there is none."""
+    name = f"rounds/{number:04d}/train"
+    if not dict(read_steps(root)).get(name, {}).get("committed"):
+        raise unfinished(root, name)
+    return Step(f"{root}/{name}", name, ())
+
+
+def trained_rounds(root: str) -> dict[int, Step]:
+    """Every round with a committed fine-tuning, the warm-up being round 0, in order."""
+    names = [name.split("/") for name, record in read_steps(root) if record.get("committed")]
+    numbers = sorted(int(of[1]) for of in names if (of[0], of[-1], len(of)) == ("rounds", "train", 3))
+    return {number: trained(root, number) for number in numbers}
+
+
+def unfinished(root: str, step: str) -> UserError:
+    """What a run that lacks a step is refused with."""
+    return UserError(f"{root} is not finished: {step} has not ended. Do `semievol run` with its configuration first.")
+
+
+def require_same_base(context: Context, step: Step) -> None:
+    """Raises DriftError when the base model is no longer the one a fine-tuning began with."""
+    then, now = step.record()["inputs"]["model"], context.model().digest
+    if then != now:
+        raise DriftError(
+            f"model {context.config.model!r} is not the one the adapter in {step.path} was trained on: its weights "
+            f"have digest {now[:12]} now and had {then[:12]} then. Put the old weights back where they were."
+        )

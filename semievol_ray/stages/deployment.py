@@ -1,0 +1,101 @@
+"""An ASGI application as replicas of Ray Serve: they grow and shrink with the load, and one that dies is replaced.
+
+Ray's own LLM application is not used: it takes adapters from remote addresses only (ray 2.60), and ours lie in the run.
+Invariant: Serve is begun here and ended here; on a cluster where it runs already nothing is touched.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from semievol_ray.errors import ClusterError, MissingExtraError
+from semievol_ray.placement import Replicas
+from semievol_ray.stages.cluster import raised_by_worker
+
+Build = Callable[[], Awaitable[Any]]
+"""Makes, in a replica, what has `app` (ASGI), `check_health()` (async) and `close()`."""
+START_TRIES = 3
+HEALTH_SECONDS, LEAVE_SECONDS = 5.0, 10.0
+
+
+@contextmanager
+def deployed(name: str, build: Build, replicas: Replicas, host: str, port: int, requests_each: int) -> Iterator[None]:
+    """For the block, the application answers at host:port, on the cluster's head.
+
+    `requests_each`: requests in hand of a replica from which on another is started; twice as many are given to it.
+    Raises ClusterError where Serve runs already or the application does not start.
+    """
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise MissingExtraError("serving needs ray's Serve: pip install 'semievol-ray[cpu]' (or [cuda])") from error
+    _require_none_running()
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
+    try:
+        target = _deployment(name, build, replicas, requests_each)
+        try:
+            serve.run(target, name=name, route_prefix="/", logging_config=quiet)
+        except RuntimeError as error:
+            raise raised_by_worker(_why(name) or str(error)) from error
+        yield
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _deployment(name: str, build: Build, replicas: Replicas, requests_each: int) -> Any:
+    from ray import serve
+
+    @serve.ingress()
+    class Replica:
+        """One process with one engine."""
+
+        async def __init__(self) -> None:  # type: ignore[misc]  # Serve awaits it
+            self._application = await build()
+
+        def __serve_build_asgi_app__(self) -> Any:
+            return self._application.app
+
+        async def check_health(self) -> None:
+            await self._application.check_health()
+
+        def __del__(self) -> None:
+            if hasattr(self, "_application"):
+                self._application.close()
+
+    autoscaling = {
+        "min_replicas": replicas.min_num,
+        "initial_replicas": replicas.min_num,
+        "max_replicas": replicas.max_num,
+        "target_ongoing_requests": requests_each,
+    }
+    made: Any = serve.deployment(
+        Replica,
+        name=name,
+        ray_actor_options={"num_cpus": replicas.cpus_each, "num_gpus": replicas.gpus_each},
+        autoscaling_config=autoscaling,
+        max_ongoing_requests=2 * requests_each,
+        health_check_period_s=HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=LEAVE_SECONDS,
+        max_constructor_retry_count=START_TRIES,
+    )
+    return made.bind()
+
+
+def _require_none_running() -> None:
+    from ray import serve
+
+    if there := sorted(serve.status().applications):
+        raise ClusterError(
+            f"Ray Serve runs on this cluster already ({', '.join(there)}), at its own port. Stop that first "
+            "(`serve shutdown`), or serve on another cluster."
+        )
+
+
+def _why(name: str) -> str:
+    """What Serve tells of an application that does not start; it holds the replica's traceback."""
+    from ray import serve
+
+    found = serve.status().applications.get(name)
+    told = [found.message, *(of.message for of in found.deployments.values())] if found else []
+    return "\n".join(text for text in told if text)

@@ -1,0 +1,114 @@
+"""Rows to be labelled, cut into parts as they stand in their file: repeats stay, and so does their order.
+
+Invariant: as in the pool, nothing that grows with the rows is in the driver; what the file has for answers is unread
+by everything after this.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from semievol_ray import schema
+from semievol_ray.runs import Step
+from semievol_ray.stages import chunks
+from semievol_ray.stages.cluster import map_parts
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.cutter import Cutter, means_of, part_names, part_rows
+from semievol_ray.stages.pool import SMALL_BYTES
+from semievol_ray.stages.poolread import read_chunk
+from semievol_ray.stages.reading import no_rows, reading_note
+from semievol_ray.stages.scaffold import remove, resumed
+from semievol_ray.stages.sources import file_sizes, sources_digest
+
+
+def source_of_rows(path: str) -> tuple[dict[str, int], str]:
+    """The files that a path names with their bytes, and the digest of what is in them. Raises DataError."""
+    sizes = file_sizes(path)
+    return sizes, sources_digest(path, tuple(sizes))
+
+
+def cut_rows(context: Context, path: str, name: str) -> Step:
+    """The committed step `name`: the rows of a file, or of several, as UNLABELED. Raises DataError for bad rows."""
+    cutter = Cutter(context.run, context.config, context.task, means_of(context))
+    sizes, digest = source_of_rows(path)
+    settings, inputs = cutter.settings(None), {"file": digest}
+    if done := cutter.done(name, settings, inputs):
+        return done
+    if note := reading_note(path, context.task):
+        context.progress.say(note)
+    mapped = partial(_mapped, context, sum(sizes.values()) <= SMALL_BYTES)
+    read = _read(context, path, f"{name.rpartition('/')[0]}/read", sizes, mapped, settings, inputs)
+    counts = tuple(read.num_rows((part,)) for part in read.parts)
+    size = _size(context, name, settings, inputs, sum(counts))
+    parts = part_names(-(-sum(counts) // size))
+    rows = context.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics={"part_rows": size})
+    for _ in mapped(cut_part, rows.missing_parts(), read=read, counts=counts, part_rows=size, rows=rows):
+        pass
+    context.run.commit(rows, {"read": sum(counts)})
+    remove(context.run, read.name)
+    return rows
+
+
+def cut_part(item: dict[str, Any], read: Step, counts: Sequence[int], part_rows: int, rows: Step) -> dict[str, Any]:
+    """Commit one part: rows i * part_rows to (i + 1) * part_rows of all chunks, of which `counts` has the rows."""
+    first = rows.parts.index(item["part"]) * part_rows
+    last = min(first + part_rows, sum(counts))
+    tables, begin = [], 0
+    for chunk, num in zip(read.parts, counts, strict=True):
+        low, high = max(first, begin), min(last, begin + num)
+        if low < high:
+            tables.append(_unlabeled(read, chunk).slice(low - begin, high - low))
+        begin += num
+    table = pa.concat_tables(tables)
+    rows.commit_part(item["part"], table)
+    return {"part": item["part"], "num_rows": table.num_rows}
+
+
+def _unlabeled(read: Step, chunk: str) -> pa.Table:
+    """The rows of a chunk of POOL_READ as UNLABELED."""
+    table = read.read_part(chunk, schema.POOL_READ, schema.UNLABELED.names[:-1])
+    ids = pa.array([row_id.hex() for row_id in table.column("id").to_pylist()], pa.string())
+    ones = pa.array([1] * table.num_rows, pa.int32())
+    return table.set_column(0, "id", ids).append_column("num_copies", ones).cast(schema.UNLABELED)
+
+
+def _read(
+    context: Context,
+    path: str,
+    name: str,
+    sizes: Mapping[str, int],
+    mapped: chunks.Mapped,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+) -> Step:
+    """The rows as read, chunk by chunk; a step that stands until they are cut."""
+    resumed(context.run, name, settings, inputs)
+    cut = chunks.chunks_of(sizes, mapped)
+    step = context.run.step(name, settings=settings, inputs=inputs, parts=list(cut))
+    for _ in mapped(read_chunk, step.missing_parts(), step=step, files=tuple(sizes), chunks=cut, task=context.task):
+        pass
+    context.run.commit(step, {})
+    if not step.num_rows():
+        raise no_rows(path)
+    return step
+
+
+def _size(context: Context, name: str, settings: dict[str, Any], inputs: dict[str, str], num_rows: int) -> int:
+    """Rows of a part: as the step was begun with, or as the configuration says now."""
+    record = resumed(context.run, name, settings, inputs)
+    if record is not None:
+        return int(record["numerics"]["part_rows"])
+    return part_rows(context.config.speed.part_rows, num_rows)
+
+
+def _mapped(
+    context: Context, is_small: bool, function: Any, parts: Sequence[str], **constants: Any
+) -> Iterable[Mapping[str, Any]]:
+    """What a function makes of each part: in this process where the files are small, else in Ray tasks."""
+    if is_small:
+        return [function({"part": part}, **constants) for part in parts]
+    if parts:
+        assert context.resources
+    return map_parts(function, parts, **constants)
