@@ -41,6 +41,9 @@ def _add_run(verbs: "_Verbs") -> None:
     _add_config(parser)
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/<name>)")
     parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="look at everything, spend nothing; exit code 0 if it could start"
+    )
 
 
 def _add_check(verbs: "_Verbs") -> None:

@@ -50,7 +50,13 @@ def _run(arguments: argparse.Namespace) -> None:
     config = configfile.load(arguments.config, arguments.overrides)
     if arguments.address:
         config = config.model_copy(update={"speed": config.speed.model_copy(update={"address": arguments.address})})
-    finished = driver.run(config, arguments.run or driver.default_root(config))
+    root = arguments.run or driver.default_root(config)
+    if arguments.dry_run:
+        from semievol_ray import dryrun
+
+        print(dryrun.render(dryrun.dry_run(config, root)))
+        return
+    finished = driver.run(config, root)
     print(summary.render(summary.summarise(finished.root)))
 
 
