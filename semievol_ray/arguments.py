@@ -17,7 +17,8 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="semievol",
         description="Semi-supervised fine-tuning on Ray (SemiEvol): labels and an unlabeled pool in, better model out.",
-        epilog="Exit codes: 0 done, 1 the run stopped, 2 something you wrote has to change, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 the run stopped, 2 something you wrote has to change, 75 its deadline came, "
+        "130 interrupted.",
     )
     whole.add_argument("--version", action="version", version=f"semievol {__version__}")
     verbs = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -43,6 +44,13 @@ def _add_run(verbs: "_Verbs") -> None:
     _add_config(parser)
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/<name>)")
     parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    parser.add_argument(
+        "--deadline", metavar="WHEN",
+        help="stop resumable before 22:00, 2026-11-22T06:00 or +3h (default: the limit of the Slurm job, if in one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="look at everything, spend nothing; exit code 0 if it could start"
+    )
 
 
 def _add_check(verbs: "_Verbs") -> None:

@@ -15,7 +15,7 @@ EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 (the run stopped), 2 (a user error), 130 (interrupted)."""
+    """Run one command; its exit code: 0, 1 (the run stopped), 2 (a user error), 75 (deadline), 130 (interrupted)."""
     whole = parser()
     arguments = whole.parse_args(argv)
     if arguments.command is None:
@@ -45,12 +45,21 @@ def _complain(message: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from semievol_ray import configfile, driver, summary
+    import time
+
+    from semievol_ray import configfile, deadline, driver, summary
 
     config = configfile.load(arguments.config, arguments.overrides)
+    until = deadline.chosen(arguments.deadline, os.environ, time.time())
     if arguments.address:
         config = config.model_copy(update={"speed": config.speed.model_copy(update={"address": arguments.address})})
-    finished = driver.run(config, arguments.run or driver.default_root(config))
+    root = arguments.run or driver.default_root(config)
+    if arguments.dry_run:
+        from semievol_ray import dryrun
+
+        print(dryrun.render(dryrun.dry_run(config, root)))
+        return
+    finished = driver.run(config, root, deadline=until)
     print(summary.render(summary.summarise(finished.root)))
 
 

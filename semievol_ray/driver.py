@@ -15,6 +15,8 @@ from semievol_ray import logs
 from semievol_ray.checks import check_addresses, check_method, check_models
 from semievol_ray.clean import clean_as_kept
 from semievol_ray.config import RunConfig
+from semievol_ray.deadline import Deadline
+from semievol_ray.ending import ended_by
 from semievol_ray.errors import NothingAcceptedError
 from semievol_ray.extras import check_extras
 from semievol_ray.methodconfig import slug
@@ -62,10 +64,18 @@ class Evolved:
     selections: tuple[Selection, ...] = ()
 
 
-def run(config: RunConfig, root: str, progress: Progress | None = None, *, share: str | None = None) -> Finished:
+def run(
+    config: RunConfig,
+    root: str,
+    progress: Progress | None = None,
+    *,
+    share: str | None = None,
+    deadline: Deadline | None = None,
+) -> Finished:
     """Do what is left of a run in the folder `root`. Raises what errors.py names; running again continues.
 
-    `share` is a folder in which runs find steps that another of them made with the same settings and inputs.
+    `share` is a folder in which runs find steps that another of them made with the same settings and inputs. At the
+    `deadline` DeadlineReached says what is left.
     """
     progress = progress or Progress()
     check_addresses(config)
@@ -74,13 +84,18 @@ def run(config: RunConfig, root: str, progress: Progress | None = None, *, share
     check_extras(config)
     settings = config.model_dump(mode="json")
     manifest = {"name": config.name, "config": settings}
-    with Run.open(root, manifest, share=share) as held, ExitStack() as closing, terminated_as_interrupt():
+    with (
+        Run.open(root, manifest, share=share) as held,
+        ExitStack() as closing,
+        terminated_as_interrupt(),
+        ended_by(deadline, held, config),
+    ):
         closing.enter_context(logs.to_file(held.log_path))
         held.listen(logs.EventLog(config.name))
         held.listen(RunMetrics(config.name))
         trackers = open_trackers(config.report_to, held.root, config.name, settings, progress.say)
         closing.callback(trackers.close)
-        context = Context(held, config, progress, closing, trackers, preflight)
+        context = Context(held, config, progress, closing, trackers, preflight, deadline)
         if config.speed.address and "final" not in read_manifest(held.root):
             assert context.resources  # a cluster that does not answer or suffice is known before the data are read
         finished = evolve(context)

@@ -1,7 +1,7 @@
 """Every exception raised on purpose: what was wrong, where it came from, what to do.
 
 Invariant: `UserError` and its children are printed as one paragraph with exit code 2, `RunStopped` and its
-children with exit code 1; neither ever shows a traceback in the command line.
+children with exit code 1 (`DeadlineReached`: 75); neither ever shows a traceback in the command line.
 """
 
 
@@ -67,6 +67,12 @@ class NothingAcceptedError(RunStopped):
 
 class EngineDiedError(RunStopped):
     """An engine process ended unexpectedly and could not be restarted."""
+
+
+class DeadlineReached(RunStopped):
+    """The deadline that was given has come, or comes before the next thing would end; says what is left."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command, later
 
 
 class AdapterError(RunStopped):

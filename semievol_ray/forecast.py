@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray.config import RunConfig
+from semievol_ray.core.workload import ANSWERS, kind_of
 
-ANSWERS = ("drafts", "justify", "evaluate", "validation")
 Record = Mapping[str, Any]
 
 
@@ -21,12 +21,6 @@ class Left:
     name: str
     rows_done: int = 0
     seconds_left: float | None = None
-
-
-def kind_of(step: str) -> str:
-    """What a step does: drafts, justify, evaluate, train and so on."""
-    names = step.split("/")
-    return "drafts" if "drafts" in names else names[-1]
 
 
 def step_seconds_left(parts_done: int, parts_total: int, rows_done: int, rows_per_second: float) -> float | None:

@@ -56,6 +56,13 @@ def is_running(holder: Holder) -> bool | None:
     return _pid_started(holder.pid) == holder.pid_started
 
 
+def require_free(root: str) -> None:
+    """RunInUseError when a driver on this host holds the run directory now; nothing is taken, nobody waited for."""
+    holder = newest_holder(root)
+    if holder is not None and not holder.released and is_running(holder):
+        raise _in_use(root, holder)
+
+
 class Lease:
     """The right to drive one run directory, renewed by a thread of its own until `close`."""
 

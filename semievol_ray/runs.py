@@ -184,15 +184,20 @@ class Run:
 
     def _resume(self, step: Step, same: Mapping[str, object]) -> None:
         record = step.record()
-        wanted = json.loads(encode(same))
-        if changed := drift.differences({key: record.get(key) for key in wanted}, wanted):
-            steps = [name for name, _ in read_steps(self.root)]
-            raise drift.refusal(self.root, step.name, changed, steps[steps.index(step.name) + 1 :])
+        refuse_drift(self.root, step.name, record, same)
         if not record.get("committed"):
             num_missing = len(step.missing_parts())
             self.event("step_resumed", step=step.name, num_parts=len(step.parts), num_missing=num_missing)
         elif self._share:
             sharing.offer(self._share, step)
+
+
+def refuse_drift(root: str, name: str, record: Mapping[str, Any], same: Mapping[str, object]) -> None:
+    """DriftError where a step.json says another thing than what is asked now: settings, inputs and parts."""
+    wanted = json.loads(encode(same))
+    if changed := drift.differences({key: record.get(key) for key in wanted}, wanted):
+        steps = [begun for begun, _ in read_steps(root)]
+        raise drift.refusal(root, name, changed, steps[steps.index(name) + 1 :])
 
 
 def _require_no_parts(step: Step) -> None:

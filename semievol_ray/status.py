@@ -16,7 +16,8 @@ from semievol_ray.activity import Activity, Pace, Replica, Trouble, activity, se
 from semievol_ray.check import planned_steps
 from semievol_ray.config import RunConfig
 from semievol_ray.configfile import parse
-from semievol_ray.forecast import Left, kind_of, run_seconds_left, step_seconds_left
+from semievol_ray.core.workload import kind_of
+from semievol_ray.forecast import Left, run_seconds_left, step_seconds_left
 from semievol_ray.inventory import StepFiles, take_inventory
 from semievol_ray.records import json_lines
 from semievol_ray.retries import retries

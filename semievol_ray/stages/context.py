@@ -11,6 +11,7 @@ from typing import Any
 
 from semievol_ray import storage
 from semievol_ray.config import RunConfig
+from semievol_ray.deadline import Deadline
 from semievol_ray.engines.embed import HASH
 from semievol_ray.engines.models import ResolvedModel, resolve_model
 from semievol_ray.placement import Resources, cluster_resources
@@ -41,6 +42,7 @@ class Context:
         closing: ExitStack,
         trackers: Trackers | None = None,
         preflight: "Callable[[Context], None] | None" = None,
+        deadline: Deadline | None = None,
     ) -> None:
         self.run, self.config, self.progress = run, config, progress
         self.task: Task = config.resolve_task()
@@ -48,6 +50,7 @@ class Context:
         self._models: dict[str, ResolvedModel] = {}
         self.trackers = trackers or Trackers([])
         self._preflight = preflight
+        self.deadline = deadline
 
     @cached_property
     def resources(self) -> Resources:
@@ -80,10 +83,13 @@ class Context:
         parts: Sequence[str],
         numerics: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Step:
-        """Begin or resume a step; `numerics` is resolved only when it begins."""
+        """Begin or resume a step; `numerics` is resolved only when it begins. Raises DeadlineReached after that."""
         begins = not storage.exists(self.run.path(name, "step.json"))
         resolved = numerics() if numerics and begins else {}
-        return self.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics=resolved)
+        step = self.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics=resolved)
+        if self.deadline and not step.committed():
+            self.deadline.require(name)
+        return step
 
     def serving_numerics(self) -> dict[str, Any]:
         """dtype and adapter serving as resolved here: float32 and merged on CPUs, bfloat16 and dynamic on GPUs.

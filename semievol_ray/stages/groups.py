@@ -14,12 +14,14 @@ from semievol_ray.config import SpeedConfig
 from semievol_ray.engines.adapters import adapter_rank
 from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.openai import MOST_DELAY_SECONDS
+from semievol_ray.errors import DeadlineReached
 from semievol_ray.methodconfig import EndpointConfig
 from semievol_ray.placement import Replicas, place
-from semievol_ray.runs import Step
+from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
+from semievol_ray.stages.pace import engine_start_seconds
 from semievol_ray.stages.patience import Patience
 from semievol_ray.stages.predict import PredictJob
 from semievol_ray.stages.session import run_session
@@ -55,7 +57,10 @@ def engine_groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
 
 
 def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
-    """Answer every missing part of the jobs of one group."""
+    """Answer every missing part of the jobs of one group. Raises DeadlineReached with parts left."""
+    if context.deadline:
+        start = engine_start_seconds(read_events(context.run.root))
+        context.deadline.require(f"the start of the engine of {name}", start)
     replicas = ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
     session = _session(context, name, group, replicas)
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
@@ -83,6 +88,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
             Heard(context.progress.say, run.event),
             _patience(context.config.speed, group[0].endpoint),
         )
+    if context.deadline and missing(session):
+        raise DeadlineReached(f"the deadline, {context.deadline.told}, has come")
 
 
 def _patience(speed: SpeedConfig, endpoint: EndpointConfig | None) -> Patience:
@@ -120,7 +127,8 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
     other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"
     jobs = sequence([item.job for item in group])
     rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
-    return Session(f"{name} {who}{other}", spec, context.task, config.numerics.template_date, jobs, max(rows, 1))
+    end = context.deadline.at if context.deadline else None
+    return Session(f"{name} {who}{other}", spec, context.task, config.numerics.template_date, jobs, max(rows, 1), end)
 
 
 def _largest_rank(adapters: Mapping[str, str], rank: int) -> int:

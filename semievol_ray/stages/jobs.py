@@ -23,7 +23,10 @@ COLUMNS = {DraftJob: schema.DRAFTS, JustifyJob: schema.JUSTIFIED, PredictJob: sc
 
 @dataclass(frozen=True)
 class Session:
-    """What every actor of a pool is given: its engine, the task, and the jobs in the order a part meets them."""
+    """What every actor of a pool is given: its engine, the task, and the jobs in the order a part meets them.
+
+    `deadline`: seconds since the epoch, after which no part is worked on.
+    """
 
     name: str
     spec: EngineSpec
@@ -31,6 +34,7 @@ class Session:
     template_date: str
     jobs: tuple[Job, ...]
     part_rows: int
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)

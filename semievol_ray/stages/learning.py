@@ -15,8 +15,9 @@ from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
-from semievol_ray.runs import Step
+from semievol_ray.runs import Step, read_steps
 from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.pace import training_seconds
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
 
@@ -97,6 +98,8 @@ def _train(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str
 ) -> tuple[dict[str, float], str]:
     config = context.config
+    if context.deadline and (takes := training_seconds(dict(read_steps(context.run.root)), examples.num_rows())):
+        context.deadline.require(f"the fine-tuning {step.name}", takes)
     cpus, gpus = place_training(config.speed, context.resources)
     spec = FinetuneSpec(
         model_path=model_path,

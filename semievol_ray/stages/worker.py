@@ -17,6 +17,7 @@ import pyarrow as pa
 from semievol_ray import logs
 from semievol_ray.stages import ledger
 from semievol_ray.stages.answering import Asker, Load
+from semievol_ray.stages.curfew import Curfew
 from semievol_ray.stages.gate import Gate
 from semievol_ray.stages.heartbeat import Rows
 from semievol_ray.stages.isolation import SUSPECT_PART, plan, refusing, with_error
@@ -38,6 +39,7 @@ class EngineWorker:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         context = ray.get_runtime_context()
         self._session, self._gate, self._load = session, Gate(), Load()
+        self._curfew = Curfew(session.deadline)
         self._life = Life(session, context.get_actor_id() or "", context.get_node_id(), patience)
         if patience is not None:
             logs.in_worker()
@@ -47,8 +49,9 @@ class EngineWorker:
     async def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part, jobs = str(batch["part"][0]), [self._session.jobs[int(i)] for i in batch["jobs"][0]]
         await self._life.admitted()
-        reports = await self._done(part, jobs)
-        return {"reports": [[asdict(report) for report in reports]]}
+        kind = "+".join(sorted(type(job).__name__ for job in jobs))
+        reports = await self._curfew.kept(kind, lambda: self._done(part, jobs))
+        return {"reports": [[asdict(report) for report in reports or ()]]}
 
     async def _done(self, part: str, jobs: Sequence[Job]) -> list[PartReport]:
         """Commit a part of every job; those that an actor committed before it died are only reported."""
@@ -103,7 +106,12 @@ class EngineWorker:
         who = {"replica": self._life.replica, "node": self._life.node}
         ticket = ledger.begin(first.step, part, source, rows, **who)
         self._life.pulse.hold(ticket)
-        yield  # no `finally`: of an attempt that failed the end is noted by who sees it
+        try:
+            yield  # no `finally`: of an attempt that failed the end is noted by who sees it
+        except asyncio.CancelledError:  # by the deadline, which is nobody's fault
+            ledger.end(ticket, "left")
+            self._life.pulse.drop(ticket)
+            raise
         if rows is not None:
             ledger.end(ticket, "done")
         self._life.pulse.drop(ticket)

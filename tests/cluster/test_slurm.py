@@ -83,6 +83,13 @@ def test_job_near_its_time_limit_stops_the_run_and_goes_back_into_the_queue(tmp_
     assert "scontrol requeue 17" in job.called()
 
 
+def test_job_whose_run_saw_its_deadline_come_goes_back_into_the_queue(tmp_path: Path) -> None:
+    job = started(tmp_path, fast="75")
+
+    job.process.wait(20)
+    assert "scontrol requeue 17" in job.called()
+
+
 def test_job_that_was_queued_again_too_often_ends_with_130(tmp_path: Path) -> None:
     job = started(tmp_path, restarts=100)
     job.until_running()
