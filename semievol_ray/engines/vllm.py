@@ -20,6 +20,7 @@ from semievol_ray.engines.base import (
     Tokenizer,
 )
 from semievol_ray.engines.inprocess import InProcessEngine
+from semievol_ray.engines.prefixes import Add, ignored, stat_logger
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
 from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
@@ -28,13 +29,13 @@ from semievol_ray.errors import EngineDiedError, MissingExtraError
 class VllmGenerator:
     """Hosts one vLLM engine; `generate` may be called many times at once from one event loop."""
 
-    def __init__(self, spec: EngineSpec, beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, spec: EngineSpec, beat: Callable[[], None] = lambda: None, on_prefixes: Add = ignored) -> None:
         _set_environment(spec)
         arguments = engine_arguments(spec)
         self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
         self.max_num_seqs: int = arguments["max_num_seqs"]
         self._end_of_turn = end_of_turn_id(self.tokenizer, "2024-01-01")
-        self._engine = _engine(spec, arguments, beat)
+        self._engine = _engine(spec, arguments, beat, on_prefixes)
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
         self._ids = itertools.count()
@@ -94,7 +95,7 @@ class VllmGenerator:
         del self._engine  # else AsyncLLM's destructor complains at the interpreter's end
 
 
-def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None]) -> Any:
+def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None], on_prefixes: Add) -> Any:
     """vLLM's asynchronous engine, whose core has a process of its own; on a CPU an engine within this process.
 
     Either beats with every step. Two processes keep a GPU busy while Python renders. On a CPU they fight for the same
@@ -108,8 +109,9 @@ def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None
         raise MissingExtraError(f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'") from error
     if _in_thread(spec):
         arguments = {k: v for k, v in arguments.items() if k != "enable_log_requests"}
-        return InProcessEngine(arguments, beat=beat)
-    return _beating(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), beat)
+        return InProcessEngine(arguments, beat=beat, on_prefixes=on_prefixes)
+    loggers = [stat_logger(on_prefixes)]
+    return _beating(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers), beat)
 
 
 def _beating(engine: Any, beat: Callable[[], None]) -> Any:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from semievol_ray import schema
 from semievol_ray.alignment import check_covers, check_known
-from semievol_ray.core.prompts import Demonstration, Message, question_messages
+from semievol_ray.core.prompts import Demonstration, Message, question_messages, side_by_side
 from semievol_ray.engines.base import Sampling
 from semievol_ray.runs import Step
 from semievol_ray.stages.answering import Asker, Row, gathered
@@ -36,11 +36,13 @@ class DraftJob:
 
 
 async def draft_part(job: DraftJob, part: str, asker: Asker) -> pa.Table:
-    """The collaborator's DRAFTS for one part, in input order."""
+    """The collaborator's DRAFTS for one part, in input order; asked in one that lets the engine reuse prompts."""
     table = job.pool.read_part(part, schema.UNLABELED)
     rows, shown = table.to_pylist(), _shown(job, part, table, asker)
-    answers = await gathered([_draft(job, row, nearest, asker) for row, nearest in zip(rows, shown, strict=True)])
-    drafts = [{"id": row["id"], **answer} for row, answer in zip(rows, answers, strict=True)]
+    order = side_by_side([nearest[::-1] for nearest in shown])
+    asked = await gathered([_draft(job, rows[i], shown[i], asker) for i in order])
+    answers = dict(zip(order, asked, strict=True))
+    drafts = [{"id": row["id"], **answers[i]} for i, row in enumerate(rows)]
     return pa.Table.from_pylist(drafts, schema=schema.DRAFTS)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -50,6 +51,20 @@ def test_draft_shows_its_own_number_of_demonstrations_the_nearest_beside_the_que
     texts = ["labeled thing 0", "Answer: plant", "labeled thing 2", "Answer: food", "thing number 3"]
     assert [prompt.index(text) for text in texts] == sorted(prompt.index(text) for text in texts)
     assert "labeled thing 1" not in prompt
+
+
+def test_draft_asks_rows_with_the_same_first_demonstration_side_by_side_and_answers_in_order(
+    shown: Step, step_of: Callable[..., Step], begun: Callable[..., Step], asking: Callable[..., tuple[Any, Any]]
+) -> None:
+    pool = step_of("data/six", schema.UNLABELED, [{"id": f"r{i}", "question": f"thing number {i}"} for i in range(6)])
+    farthest = ["l1", "l3", "l1", "l0", "l3", "l1"]
+    nearest = [{"id": f"r{i}", "demonstration_ids": ["l2", last]} for i, last in enumerate(farthest)]
+    retrieved = step_of("retrieve", schema.DEMONSTRATIONS, nearest)
+    engine, asker = asking(lambda prompt: f"Answer: {'plant' if 'number 1' in prompt else 'food'}")
+    table = asyncio.run(draft_part(_job(pool, shown, begun("d", pool.parts), retrieved, 2), "part-00000", asker))
+    first = [next(w for w in farthest if f"labeled thing {w[1]}" in prompt) for prompt in engine.prompts]
+    assert [name for name, _ in groupby(first)] == ["l0", "l1", "l3"]
+    assert [(r["id"], r["answer"]) for r in table.to_pylist()][:3] == [("r0", "food"), ("r1", "plant"), ("r2", "food")]
 
 
 def test_draft_of_one_row_too_long_alone_leaves_the_others_answered(
