@@ -93,7 +93,8 @@ class Life:
             self._failed = RunStopped(why)
             return None
         spec = self._spec()
-        seed = random.Random(f"{spec.seed}/{self._session.name}/{self.replica}").randrange(2**31)
+        # the process too: Ray starts an actor that ended again under its name, and a stream is not to be drawn twice
+        seed = random.Random(f"{spec.seed}/{self._session.name}/{self.replica}/{os.getpid()}").randrange(2**31)
         speed = {**spec.speed, **self._rung.settings}
         try:
             engine = open_generator(replace(spec, seed=seed, speed=speed), self.pulse.beat, self.prefixes.add)
