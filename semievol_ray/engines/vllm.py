@@ -21,7 +21,7 @@ from semievol_ray.engines.base import (
 )
 from semievol_ray.engines.inprocess import InProcessEngine
 from semievol_ray.engines.prefixes import Add, ignored, stat_logger
-from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
+from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, num_tokens_of
 from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
 
@@ -49,7 +49,18 @@ class VllmGenerator:
         num_drawn = num if request.sampling.temperature > 0 else 1
         params = _sampling_params(request.sampling, self._end_of_turn, num_drawn)
         outputs = await self._outputs(request.prompt_ids, params, request.adapter)
-        return [_completion(output) for output in outputs] * (num // num_drawn)
+        return [self._completion(output, request.sampling) for output in outputs] * (num // num_drawn)
+
+    def _completion(self, output: Any, sampling: Sampling) -> Completion:
+        """vLLM's output without the end-of-turn token, or the tokens of the stop string, that stopped it."""
+        token_ids = list(output.token_ids)
+        logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
+        kept = len(token_ids) - (output.finish_reason == "stop" and not isinstance(output.stop_reason, str))
+        if isinstance(output.stop_reason, str):
+            kept = num_tokens_of(self.tokenizer, token_ids, output.text)
+        finish_reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
+        told = () if sampling.choices else tuple(logprobs[:kept])
+        return Completion(output.text, tuple(token_ids[:kept]), told, finish_reason)
 
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:
         """The answer is sampled, each token from that token alone, so that its prompt comes from the prefix cache.
@@ -181,10 +192,12 @@ def _allowed_rank(rank: int) -> int:
 
 def _sampling_params(sampling: Sampling, end_of_turn: int, num: int) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     return SamplingParams(
         n=num,
+        stop=list(sampling.stop),
+        structured_outputs=StructuredOutputsParams(choice=list(sampling.choices)) if sampling.choices else None,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -208,13 +221,3 @@ def _forced(token: int) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-
-
-def _completion(output: Any) -> Completion:
-    """vLLM's output without the end-of-turn token that stopped it."""
-    token_ids = list(output.token_ids)
-    logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
-    if output.finish_reason == "stop":
-        token_ids, logprobs = token_ids[:-1], logprobs[:-1]
-    finish_reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
-    return Completion(output.text, tuple(token_ids), tuple(logprobs), finish_reason)

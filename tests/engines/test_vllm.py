@@ -92,7 +92,7 @@ def test_engine_of_two_workers_is_left_to_choose_what_runs_them(spec: EngineSpec
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_new_adapter_meets_nothing_of_another_in_the_prefix_cache(
+def test_new_adapter_meets_nothing_of_another_in_the_prefix_cache_and_stops_where_it_is_told(
     spec: EngineSpec, llama: Path, build_lora: Callable[..., Path], tmp_path: Path
 ) -> None:
     folders = {
@@ -105,6 +105,7 @@ def test_new_adapter_meets_nothing_of_another_in_the_prefix_cache(
         for name in ("r-0001-aa", "r-0001-aa", "r-0002-bb"):
             completions += answered(engine, Request(PROMPT, GREEDY, name))
             found.append(prefixes.taken())
+        check_stop_and_choices(engine, completions[0])
     finally:
         engine.close()
     assert found == [(len(PROMPT), 0), (len(PROMPT), len(PROMPT) // BLOCK * BLOCK), (len(PROMPT), 0)]
@@ -112,6 +113,22 @@ def test_new_adapter_meets_nothing_of_another_in_the_prefix_cache(
     plain = answered(oracle, *(Request(PROMPT, GREEDY, name) for name in folders))
     assert [c.token_ids for c in completions[1:]] == [c.token_ids for c in plain]
     assert completions[2].token_ids != completions[1].token_ids
+
+
+def check_stop_and_choices(engine: Generator, whole: Completion) -> None:
+    """A stop string cuts what would have been said, and a choice is one of those given, without log-probabilities."""
+    stop = whole.text[len(whole.text) // 2 :][:1]
+    choices = ("Answer: plant", "Answer: food")
+    cut, chosen = answered(
+        engine,
+        Request(PROMPT, replace(GREEDY, stop=(stop,)), "r-0001-aa"),
+        Request(PROMPT, Sampling(1.0, 20, choices=choices), "r-0001-aa"),
+    )
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    assert (len(cut.token_logprobs), cut.finish_reason) == (len(cut.token_ids), "stop")
+    assert chosen.text in choices
+    assert chosen.token_logprobs == ()
 
 
 @pytest.mark.slow
