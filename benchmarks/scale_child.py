@@ -18,6 +18,19 @@ Phase = Callable[..., contextlib.AbstractContextManager[dict[str, Any]]]
 def main(kind: str, settings: dict[str, Any], events: str) -> None:
     """Do one kind of work."""
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0", RAY_TRAIN_V2_ENABLED="1")
+    phase = noted_in(events)
+    with phase("all"):
+        if kind == "round":
+            from benchmarks.scale_round import work
+        elif kind == "select":
+            from benchmarks.scale_select import work
+        else:
+            from benchmarks.scale_slots import work
+        work(settings, phase)
+
+
+def noted_in(events: str) -> Phase:
+    """Phases that are noted in this file."""
 
     @contextlib.contextmanager
     def phase(name: str) -> Iterator[dict[str, Any]]:
@@ -28,14 +41,7 @@ def main(kind: str, settings: dict[str, Any], events: str) -> None:
         with Path(events).open("a") as file:
             file.write(json.dumps({"phase": name, "begin": begin, "end": time.monotonic(), "said": said}) + "\n")
 
-    with phase("all"):
-        if kind == "round":
-            from benchmarks.scale_round import work
-        elif kind == "select":
-            from benchmarks.scale_select import work
-        else:
-            from benchmarks.scale_slots import work
-        work(settings, phase)
+    return phase
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,17 +62,33 @@ class Measured:
         return max((rss for at, _, rss in samples if begin <= at <= end), default=0) / 2**20
 
 
+def peak_sum_mib(processes: Sequence[Watched]) -> float:
+    """The largest resident size of all processes together, in MiB; shared pages count once for each that has them."""
+    held: dict[int, int] = {}
+    most = 0
+    told = [(at, n, rss) for n, p in enumerate(processes) for at, _, rss in p.samples]
+    ends = [(p.samples[-1][0] + 2 * SAMPLE_SECONDS, n, 0) for n, p in enumerate(processes) if p.samples]
+    for _, n, rss in sorted([*told, *ends]):
+        held[n] = rss
+        most = max(most, sum(held.values()))
+    return most / 2**20
+
+
 def measured(
-    kind: str, settings: Mapping[str, Any], folder: Path, stop: Callable[[], bool] = lambda: False
+    kind: str,
+    settings: Mapping[str, Any],
+    folder: Path,
+    stop: Callable[[], bool] = lambda: False,
+    module: str = "benchmarks.scale_child",
 ) -> Measured:
-    """Run `benchmarks.scale_child KIND` to its end and watch it; `stop()` true kills it.
+    """Run `module KIND` to its end and watch it; `stop()` true kills it.
 
     Raises RuntimeError with the end of what it printed when it fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     events, log = folder / "phases.jsonl", folder / "child.log"
     events.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.scale_child", kind, json.dumps(dict(settings)), str(events)]
+    command = [sys.executable, "-m", module, kind, json.dumps(dict(settings)), str(events)]
     began = time.monotonic()
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as child:
         processes: dict[int, Watched] = {}

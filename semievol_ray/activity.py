@@ -21,11 +21,15 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pace:
-    """Units a second over the last minutes."""
+    """Units a second over the last minutes.
+
+    `prefix_hit_rate` is the share of prompt tokens that came from the engines' prefix caches; None where none is told.
+    """
 
     rows_per_second: float
     tokens_per_second: float
     prompt_tokens_per_second: float
+    prefix_hit_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,14 @@ def _span_seconds(recent: Sequence[Event]) -> float:
 
 def _pace(reports: Sequence[Event], seconds: float) -> Pace:
     keys = ("num_rows", "num_tokens", "num_prompt_tokens")
-    return Pace(*(total(reports, key) / seconds for key in keys))
+    return Pace(*(total(reports, key) / seconds for key in keys), prefix_hit_rate=hit_rate(reports))
+
+
+def hit_rate(events: Iterable[Event]) -> float | None:
+    """The share of prompt tokens that vLLM found in its prefix cache, in reports or sessions; None without any."""
+    told = list(events)
+    looked_up = total(told, "num_looked_up")
+    return total(told, "num_found") / looked_up if looked_up else None
 
 
 def _replica(name: str, reports: Sequence[Event], seconds: float) -> Replica:

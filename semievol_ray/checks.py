@@ -23,13 +23,20 @@ def check_addresses(config: RunConfig) -> None:
 
 
 def check_method(config: RunConfig) -> None:
-    """Refuse what needs a closed answer set where the task has none. Raises ConfigError naming the key."""
+    """Refuse what needs a closed answer set where the task has none, or vLLM. Raises ConfigError naming the key."""
     task = config.resolve_task()
+    chosen = [c.name for c in config.method.collaborators if c.sampling.structured]
+    if chosen and config.numerics.engine == "transformers":
+        raise ConfigError(
+            f"method.collaborators.{chosen[0]}.sampling.structured needs numerics.engine: vllm; transformers samples "
+            "freely. Leave it out: answers that cannot be read are counted, and are no votes."
+        )
     if task.is_closed:
         return
     wanted = {
         "method.confidence: answer_posterior": config.method.confidence == "answer_posterior",
         "method.select.quota": config.method.select.quota is not None,
+        **{f"method.collaborators.{name}.sampling.structured": True for name in chosen},
     }
     for key, asked in wanted.items():
         if asked:

@@ -6,7 +6,7 @@ Invariant: every model here is fingerprinted: it changes what a step outputs.
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Proportion = Annotated[float, Field(gt=0, lt=1)]
@@ -28,6 +28,21 @@ class SamplingConfig(Part):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0 considers every token")
     max_tokens: int | None = Field(None, gt=0, description="the task's when absent")
+    stop: tuple[str, ...] | None = Field(
+        None, description="strings before which a draft ends; vLLM's name, and an endpoint's"
+    )
+    structured: Literal["choice"] | None = Field(
+        None,
+        description="choice: every draft is one of the task's answers (choice and labels tasks, vLLM alone) and has no "
+        "mean_nll, which a mask would renormalise; confidence is the justification's, which stays free and raw",
+    )
+
+    @field_validator("stop")
+    @classmethod
+    def _stop_is_something(cls, stop: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if stop is not None and not all(stop):
+            raise ValueError("a stop string may not be empty")
+        return stop or None
 
 
 class EndpointConfig(Part):
@@ -64,6 +79,8 @@ class CollaboratorConfig(Part):
     def _endpoint_is_bare(self) -> "CollaboratorConfig":
         if self.endpoint and self.adapter == "warm":
             raise ValueError("an endpoint serves no adapter of this run: adapter: none")
+        if self.endpoint and self.sampling.structured:
+            raise ValueError("sampling.structured is for the run's own engines; an endpoint is asked without it")
         if self.endpoint and not self.model:
             raise ValueError("an endpoint needs model: the name under which it serves it")
         return self

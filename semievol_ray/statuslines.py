@@ -113,6 +113,8 @@ def _pace_lines(found: RunStatus) -> list[str]:
     p = found.pace
     tokens = f"{_rate(p.prompt_tokens_per_second)} prompt + {_rate(p.tokens_per_second)} generated tokens/s"
     lines = [f"pace: {_rate(p.rows_per_second)} rows/s, {tokens} (last minutes)"]
+    if p.prefix_hit_rate is not None:
+        lines.append(f"  {tables.percent(p.prefix_hit_rate)} of the prompt tokens came from the prefix cache")
     if len(found.replicas) <= _MOST_REPLICAS:
         return lines + [
             f"  replica {r.name[:8]} on node {r.node[:8]}: {_rate(r.rows_per_second)} rows/s, "

@@ -55,6 +55,17 @@ def test_pace_is_unknown_when_no_session_is_under_way(last: str) -> None:
     assert found.reports["drafts"]["part-00000"]["num_rows"] == 10
 
 
+def test_prefix_hit_rate_is_that_of_the_tokens_and_not_of_the_parts() -> None:
+    told = [part(400, 0, num_looked_up=300, num_found=90), part(410, 1, num_looked_up=100, num_found=90)]
+
+    pace, silent = activity([STARTED, *told]).pace, activity([STARTED, part(400, 0)]).pace
+
+    assert pace is not None
+    assert silent is not None
+    assert pace.prefix_hit_rate == pytest.approx(180 / 400)
+    assert silent.prefix_hit_rate is None
+
+
 def test_part_told_twice_counts_once() -> None:
     found = activity([STARTED, part(400, 0), part(410, 0, num_rows=7)])
 

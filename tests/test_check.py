@@ -41,11 +41,22 @@ def test_planned_steps_are_those_a_run_does_whatever_the_method(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("method.confidence", "answer_posterior"), ("method.select.quota", 1.5)],
-    ids=["posterior", "quota"],
+    [
+        ("method.confidence", "answer_posterior"),
+        ("method.select.quota", 1.5),
+        ("method.collaborators", [{"name": "mine", "sampling": {"structured": "choice"}}]),
+    ],
+    ids=["posterior", "quota", "structured"],
 )
 def test_setting_that_needs_a_closed_answer_set_is_refused_elsewhere(key: str, value: Any, tmp_path: Path) -> None:
     tree = changed(run_tree(tmp_path, labeled=4, unlabeled=4), key, value)
     check_method(parse(tree, "test"))
     with pytest.raises(ConfigError, match=rf"{key}.* needs a closed set of answers .* gsm8k are of kind number"):
         check_method(parse({**tree, "task": "gsm8k"}, "test"))
+
+
+def test_chosen_answers_are_refused_where_the_engine_samples_freely(tmp_path: Path) -> None:
+    collaborators = [{"name": "mine", "sampling": {"structured": "choice"}}]
+    tree = changed(run_tree(tmp_path, labeled=4, unlabeled=4), "method.collaborators", collaborators)
+    with pytest.raises(ConfigError, match=r"collaborators\.mine\.sampling\.structured needs numerics\.engine: vllm"):
+        check_method(parse({**tree, "numerics": {"engine": "transformers"}}, "test"))

@@ -46,6 +46,13 @@ def test_collaborator_without_a_name_gets_one_that_nobody_took() -> None:
     assert [c.name for c in named] == ["base_0", "base_0_2", "api_0"]
 
 
+def test_stop_strings_may_not_be_empty_and_none_are_as_if_nothing_was_said() -> None:
+    with pytest.raises(ValidationError, match="stop string may not be empty"):
+        CollaboratorConfig.model_validate({"sampling": {"stop": ["\n", ""]}})
+
+    assert CollaboratorConfig.model_validate({"sampling": {"stop": []}}) == CollaboratorConfig()
+
+
 def test_collaborator_warm_on_another_base_is_taken() -> None:
     found = method(collaborators=[{"model": "org/other", "adapter": "warm"}]).collaborators[0]
 
@@ -57,6 +64,7 @@ def test_collaborator_warm_on_another_base_is_taken() -> None:
     [
         ({"endpoint": ENDPOINT}, "needs model"),
         ({"endpoint": ENDPOINT, "model": "m", "adapter": "warm"}, "serves no adapter"),
+        ({"endpoint": ENDPOINT, "model": "m", "sampling": {"structured": "choice"}}, "asked without it"),
         ({"endpoint": {"url": "127.0.0.1:8000"}, "model": "m"}, "url"),
         ({"endpoint": {**ENDPOINT, "api_key": "sk-1"}, "model": "m"}, "api_key"),
     ],

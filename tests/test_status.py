@@ -141,6 +141,7 @@ def test_status_of_a_session_under_way_tells_pace_time_left_and_troubles(copied_
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     told = {"step": "rounds/0001/drafts/warm_3", "part": "part-00000", "replica": "a" * 32, "node": "b" * 56}
     figures = {"num_rows": 32, "num_errors": 1, "first_error": "too long", "num_tokens": 64, "num_prompt_tokens": 640}
+    figures |= {"num_looked_up": 640, "num_found": 320}
     held = Lease.take(str(copied_run))
     try:
         found = looked_at(
@@ -159,6 +160,7 @@ def test_status_of_a_session_under_way_tells_pace_time_left_and_troubles(copied_
     assert drafts.seconds_left == pytest.approx(33 / 2 / 2, rel=0.5)
     text = render(found)
     assert "2.0 rows/s, 40.0 prompt + 4.0 generated tokens/s" in text
+    assert "50.0% of the prompt tokens came from the prefix cache" in text
     assert "replica aaaaaaaa on node bbbbbbbb" in text
     assert "engine_died: 1" in text
     assert "CUDA out of memory" in text

@@ -43,6 +43,15 @@ def justification_messages(instruction: str, question: str, candidates: Sequence
     return question_messages(f"{instruction} Others answered: {', '.join(candidates)}.".strip(), question, ())
 
 
+def side_by_side(shown: Sequence[Sequence[Demonstration]]) -> list[int]:
+    """Row numbers in an order in which rows whose prompts begin alike, with the same demonstrations, follow each other.
+
+    `shown` are each row's demonstrations as its prompt has them; rows without any keep their order.
+    An engine then needs one such beginning in its cache at a time, however small the cache and however many there are.
+    """
+    return sorted(range(len(shown)), key=lambda i: [(d.question, d.answer) for d in shown[i]])
+
+
 def lettered(options: Sequence[str]) -> str:
     """The options one a line, "A. first" and on; ValueError above 26."""
     if len(options) > len(ascii_uppercase):

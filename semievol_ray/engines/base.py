@@ -18,12 +18,18 @@ from semievol_ray.methodconfig import EndpointConfig
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one completion is drawn; `temperature` 0 is greedy, `top_k` 0 considers every token."""
+    """How one completion is drawn; `temperature` 0 is greedy, `top_k` 0 considers every token.
+
+    It ends before the first of the `stop` strings. With `choices` it is one of them, and has no log-probabilities: what
+    engines give after such a mask is renormalised, another quantity than every other completion's.
+    """
 
     temperature: float
     max_tokens: int
     top_p: float = 1.0
     top_k: int = 0
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from semievol_ray.engines.prefixes import Add, ignored, stat_logger
 from semievol_ray.errors import EngineDiedError
 
 
@@ -36,8 +38,9 @@ class InProcessEngine:
         arguments: Mapping[str, Any],
         make: Callable[[dict[str, Any]], Any] | None = None,
         beat: Callable[[], None] = lambda: None,
+        on_prefixes: Add = ignored,
     ) -> None:
-        self._make, self._beat = make or _engine, beat
+        self._make, self._beat = make or partial(_engine, on_prefixes=on_prefixes), beat
         self._arrived: SimpleQueue[_Arrived | None] = SimpleQueue()
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(dict(arguments), started), name="vllm", daemon=True)
@@ -99,11 +102,12 @@ class InProcessEngine:
             _answer(late, None, dead)
 
 
-def _engine(arguments: dict[str, Any]) -> Any:
+def _engine(arguments: dict[str, Any], on_prefixes: Add) -> Any:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    return LLMEngine.from_engine_args(EngineArgs(**arguments), enable_multiprocessing=False)
+    loggers = [stat_logger(on_prefixes)]
+    return LLMEngine.from_engine_args(EngineArgs(**arguments), stat_loggers=loggers, enable_multiprocessing=False)
 
 
 def _answer(item: _Arrived, output: Any, error: BaseException | None) -> None:

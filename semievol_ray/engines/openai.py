@@ -91,6 +91,7 @@ class OpenAIGenerator:
         }
         body |= {"logprobs": True} if self._logprobs else {}
         body |= {"top_p": sampling.top_p} if sampling.top_p < 1 else {}
+        body |= {"stop": list(sampling.stop)} if sampling.stop else {}
         return body | ({"top_k": sampling.top_k} if sampling.top_k else {})
 
     def _learns(self, body: dict[str, Any], told: str) -> bool:

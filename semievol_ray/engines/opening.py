@@ -9,25 +9,27 @@ from dataclasses import replace
 
 from semievol_ray import folders
 from semievol_ray.engines.base import EngineSpec, Generator
+from semievol_ray.engines.prefixes import Add, ignored
 from semievol_ray.engines.weights import local_weights
 
 
-def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None) -> Generator:
+def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None, on_prefixes: Add = ignored) -> Generator:
     """Start the engine of a spec; takes seconds to minutes. Adapters to merge are merged first;
     a whole model that was fine-tuned stands in its base's place.
 
-    `beat` is called as the engine computes, where it can tell: a sign of life between two answers.
+    `beat` is called as the engine computes, where it can tell: a sign of life between two answers. `on_prefixes` hears
+    of the engine's prefix cache, where it has one.
     """
     spec = _brought_here(spec)
     if spec.merged is None or spec.kind == "scripted":
-        return _open(spec, beat)
+        return _open(spec, beat, on_prefixes)
     from semievol_ray.engines.adapters import is_whole_model, merge
 
     if is_whole_model(spec.merged):
-        return _open(replace(spec, model_path=spec.merged), beat)
+        return _open(replace(spec, model_path=spec.merged), beat, on_prefixes)
     with tempfile.TemporaryDirectory(prefix="semievol-merged-") as folder:
         merge(spec.model_path, spec.merged, spec.dtype, folder)
-        return _open(replace(spec, model_path=folder), beat)
+        return _open(replace(spec, model_path=folder), beat, on_prefixes)
 
 
 def _brought_here(spec: EngineSpec) -> EngineSpec:
@@ -40,12 +42,12 @@ def _brought_here(spec: EngineSpec) -> EngineSpec:
     )
 
 
-def _open(spec: EngineSpec, beat: Callable[[], None]) -> Generator:
+def _open(spec: EngineSpec, beat: Callable[[], None], on_prefixes: Add) -> Generator:
     match spec.kind:
         case "vllm":
             from semievol_ray.engines.vllm import VllmGenerator
 
-            return VllmGenerator(spec, beat)
+            return VllmGenerator(spec, beat, on_prefixes)
         case "transformers":
             from semievol_ray.engines.transformers import TransformersGenerator
 

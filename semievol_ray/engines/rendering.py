@@ -66,6 +66,19 @@ def token_spans(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> li
     return list(zip(whole, begun[1:], strict=False))
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """A text up to the first of the stop strings in it."""
+    return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]
+
+
+def num_tokens_of(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> int:
+    """How many of the tokens it takes to write `text`, with which what they decode to begins."""
+    num = len(token_ids)
+    while num and len(tokenizer.decode(list(token_ids[: num - 1]), skip_special_tokens=True)) >= len(text):
+        num -= 1
+    return num
+
+
 def _render(
     tokenizer: Tokenizer, messages: Sequence[Message], template_date: str, *, add_generation_prompt: bool
 ) -> str:

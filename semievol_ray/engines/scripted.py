@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from semievol_ray import folders
 from semievol_ray.core.answers import AnswerFormat, Choice, Free, Labels, Number, Span
 from semievol_ray.engines.base import Completion, EngineSpec, Request, ScoreRequest, Tokenizer
+from semievol_ray.engines.rendering import before_stop
 from semievol_ray.errors import ConfigError, EngineDiedError
 
 _END = 256
@@ -77,7 +78,7 @@ class ScriptedGenerator:
         draw = _uniform(f"{trained is not None}{trained or 0}{request.sampling}{prompt}")
         told = _told(prompt)
         answer = told if told and draw < skill else self._answers[int(draw * 1e6) % len(self._answers)]
-        text = f"Answer: {answer}"
+        text = before_stop(f"Answer: {answer}", request.sampling.stop)
         token_ids = tuple(self.tokenizer.encode(text))
         return Completion(text, token_ids, (-_nll(prompt, text),) * len(token_ids), "stop")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling, ScoreRequest, Tokenizer
-from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
+from semievol_ray.engines.rendering import before_stop, end_of_turn_id, load_tokenizer, num_tokens_of
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,10 @@ class TransformersGenerator:
             requests[0].adapter,
             max_new_tokens=sampling.max_tokens,
             eos_token_id=self._stop_ids,
+            **({"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer} if sampling.stop else {}),
             **_generation(sampling),
         )
-        return [self._completion(t, p) for t, p in zip(tokens_BG, logprobs_BG, strict=True)]
+        return [self._completion(t, p, sampling.stop) for t, p in zip(tokens_BG, logprobs_BG, strict=True)]
 
     def _scored(self, requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
         """Generation that is told every token, and so computes what it would have given each; shorter rows go on."""
@@ -141,10 +142,14 @@ class TransformersGenerator:
         )
         return tokens_BG.tolist(), logprobs_BG.tolist()
 
-    def _completion(self, token_ids: list[int], logprobs: list[float]) -> Completion:
+    def _completion(self, token_ids: list[int], logprobs: list[float], strings: Sequence[str]) -> Completion:
         stop = next((i for i, token in enumerate(token_ids) if token in self._stop_ids), None)
         kept = token_ids[:stop]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        whole = self.tokenizer.decode(kept, skip_special_tokens=True)
+        text = before_stop(whole, strings)
+        if text != whole:
+            stop = num_tokens_of(self.tokenizer, kept, text)
+            kept = kept[:stop]
         return Completion(text, tuple(kept), tuple(logprobs[:stop]), "length" if stop is None else "stop")
 
     def _use(self, adapter: str | None) -> None:

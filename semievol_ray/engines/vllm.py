@@ -20,7 +20,8 @@ from semievol_ray.engines.base import (
     Tokenizer,
 )
 from semievol_ray.engines.inprocess import InProcessEngine
-from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer
+from semievol_ray.engines.prefixes import Add, ignored, stat_logger
+from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, num_tokens_of
 from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
 
@@ -28,13 +29,13 @@ from semievol_ray.errors import EngineDiedError, MissingExtraError
 class VllmGenerator:
     """Hosts one vLLM engine; `generate` may be called many times at once from one event loop."""
 
-    def __init__(self, spec: EngineSpec, beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, spec: EngineSpec, beat: Callable[[], None] = lambda: None, on_prefixes: Add = ignored) -> None:
         _set_environment(spec)
         arguments = engine_arguments(spec)
         self.tokenizer: Tokenizer = load_tokenizer(spec.model_path)
         self.max_num_seqs: int = arguments["max_num_seqs"]
         self._end_of_turn = end_of_turn_id(self.tokenizer, "2024-01-01")
-        self._engine = _engine(spec, arguments, beat)
+        self._engine = _engine(spec, arguments, beat, on_prefixes)
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
         self._ids = itertools.count()
@@ -63,7 +64,18 @@ class VllmGenerator:
         num_drawn = num if request.sampling.temperature > 0 else 1
         params = _sampling_params(request.sampling, self._end_of_turn, num_drawn)
         outputs = await self._outputs(request.prompt_ids, params, request.adapter)
-        return [_completion(output) for output in outputs] * (num // num_drawn)
+        return [self._completion(output, request.sampling) for output in outputs] * (num // num_drawn)
+
+    def _completion(self, output: Any, sampling: Sampling) -> Completion:
+        """vLLM's output without the end-of-turn token, or the tokens of the stop string, that stopped it."""
+        token_ids = list(output.token_ids)
+        logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
+        kept = len(token_ids) - (output.finish_reason == "stop" and not isinstance(output.stop_reason, str))
+        if isinstance(output.stop_reason, str):
+            kept = num_tokens_of(self.tokenizer, token_ids, output.text)
+        finish_reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
+        told = () if sampling.choices else tuple(logprobs[:kept])
+        return Completion(output.text, tuple(token_ids[:kept]), told, finish_reason)
 
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:
         """The answer is sampled, each token from that token alone, so that its prompt comes from the prefix cache.
@@ -109,7 +121,7 @@ class VllmGenerator:
         del self._engine  # else AsyncLLM's destructor complains at the interpreter's end
 
 
-def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None]) -> Any:
+def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None], on_prefixes: Add) -> Any:
     """vLLM's asynchronous engine, whose core has a process of its own; on a CPU an engine within this process.
 
     Either beats with every step. Two processes keep a GPU busy while Python renders. On a CPU they fight for the same
@@ -123,8 +135,9 @@ def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None
         raise MissingExtraError(f"vLLM cannot be imported ({error}): pip install 'semievol-ray[{extra}]'") from error
     if _in_thread(spec):
         arguments = {k: v for k, v in arguments.items() if k != "enable_log_requests"}
-        return InProcessEngine(arguments, beat=beat)
-    return _beating(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), beat)
+        return InProcessEngine(arguments, beat=beat, on_prefixes=on_prefixes)
+    loggers = [stat_logger(on_prefixes)]
+    return _beating(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers), beat)
 
 
 def _beating(engine: Any, beat: Callable[[], None]) -> Any:
@@ -194,10 +207,12 @@ def _allowed_rank(rank: int) -> int:
 
 def _sampling_params(sampling: Sampling, end_of_turn: int, num: int) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     return SamplingParams(
         n=num,
+        stop=list(sampling.stop),
+        structured_outputs=StructuredOutputsParams(choice=list(sampling.choices)) if sampling.choices else None,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -221,13 +236,3 @@ def _forced(token: int) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-
-
-def _completion(output: Any) -> Completion:
-    """vLLM's output without the end-of-turn token that stopped it."""
-    token_ids = list(output.token_ids)
-    logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
-    if output.finish_reason == "stop":
-        token_ids, logprobs = token_ids[:-1], logprobs[:-1]
-    finish_reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
-    return Completion(output.text, tuple(token_ids), tuple(logprobs), finish_reason)

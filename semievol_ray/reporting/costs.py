@@ -3,20 +3,22 @@
 Invariant: the seconds of steps that shared an engine are counted once, as its session.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from markupsafe import Markup
 
 from semievol_ray import tables
+from semievol_ray.activity import Event, hit_rate, total
 from semievol_ray.reporting import charts, page
 from semievol_ray.reporting.facts import Facts
 from semievol_ray.reporting.page import Section
+from semievol_ray.runs import read_events
 
 
 def section(facts: Facts) -> Section:
-    """Seconds by step or session, tokens by step, and money where an endpoint has a price."""
-    return Section("cost", "Cost", page.joined([_seconds(facts), _tokens(facts)]))
+    """Seconds by step or session, tokens by step, money where an endpoint has a price, and what caches saved."""
+    return Section("cost", "Cost", page.joined([_seconds(facts), _tokens(facts), _prefixes(read_events(facts.root))]))
 
 
 def _seconds(facts: Facts) -> Markup:
@@ -48,6 +50,27 @@ def _tokens(facts: Facts) -> Markup:
     errors = tables.count(sum(c["metrics"]["num_errors"] for c in asked.values()))
     rows.append(["together", "", *total, errors, *money])
     return page.table("Tokens of each step that asked a model", header, rows, marked=[len(rows) - 1])
+
+
+def _prefixes(events: Iterable[Event]) -> Markup:
+    """Prompt tokens by session that came from the prefix cache, as vLLM counted them; nothing where none did."""
+    ended: dict[str, list[Event]] = {}
+    for event in events:
+        if event["kind"] == "session_ended" and event.get("num_looked_up"):
+            ended.setdefault(str(event["session"]), []).append(event)
+    if not ended:
+        return Markup("")
+    rows = [
+        [
+            name,
+            tables.count(total(of, "num_looked_up")),
+            tables.count(total(of, "num_found")),
+            tables.percent(hit_rate(of)),
+        ]
+        for name, of in ended.items()
+    ]
+    header = ("session", "prompt tokens", "from the cache", "hit rate")
+    return page.table("Prefix cache of each session, equal prompts that were asked as one included", header, rows)
 
 
 def _row(name: str, committed: Mapping[str, Any], priced: bool) -> list[str]:

@@ -108,10 +108,15 @@ def _draft(context: Context, c: CollaboratorConfig, fold: Asked, warm: Warm | No
         numerics=context.endpoint_numerics if c.endpoint else context.serving_numerics,
     )
     sampling = Sampling(
-        c.sampling.temperature, c.sampling.max_tokens or context.task.max_tokens, c.sampling.top_p, c.sampling.top_k
+        c.sampling.temperature,
+        c.sampling.max_tokens or context.task.max_tokens,
+        c.sampling.top_p,
+        c.sampling.top_k,
+        c.sampling.stop or (),
     )
     name = adapter.name if adapter else None
-    job = DraftJob(step, fold.pool, fold.shown, shown, c.demonstrations, sampling, name, c.instruction)
+    chosen = c.sampling.structured == "choice"
+    job = DraftJob(step, fold.pool, fold.shown, shown, c.demonstrations, sampling, name, c.instruction, chosen)
     return Wanted(job, model, adapter, c.endpoint)
 
 

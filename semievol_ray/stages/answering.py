@@ -127,7 +127,7 @@ class Asker:
         whole = completion.finish_reason == "stop"  # a completion cut off at max_tokens has no H
         mean = confidence.mean_nll(completion.token_logprobs) if whole else None
         answer = None
-        if whole and parsed is not None:
+        if whole and parsed is not None and completion.token_logprobs:
             spans = self._spans(completion)
             logprobs = completion.token_logprobs
             answer = confidence.answer_nll(logprobs, spans, parsed.start, parsed.end) if spans else None

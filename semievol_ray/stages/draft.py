@@ -4,7 +4,7 @@ Invariant: a draft sees the question, its options and labeled demonstrations, ne
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,17 +12,19 @@ import pyarrow as pa
 
 from semievol_ray import schema
 from semievol_ray.alignment import check_covers, check_known
-from semievol_ray.core.prompts import Demonstration, Message, question_messages
+from semievol_ray.core.prompts import Demonstration, Message, question_messages, side_by_side
 from semievol_ray.engines.base import Sampling
 from semievol_ray.runs import Step
 from semievol_ray.stages.answering import Asker, Row, gathered
+from semievol_ray.stages.justify import candidates_of
 
 
 @dataclass(frozen=True)
 class DraftJob:
     """What one collaborator does in a round; `adapter` is the name under which the engine serves it, None the base.
 
-    `shown` holds the EXAMPLES that `demonstrations` names; `instruction` None is the task's.
+    `shown` holds the EXAMPLES that `demonstrations` names; `instruction` None is the task's. With `chosen` an answer
+    can only be one of the task's closed set.
     """
 
     step: Step
@@ -33,14 +35,17 @@ class DraftJob:
     sampling: Sampling
     adapter: str | None
     instruction: str | None = None
+    chosen: bool = False
 
 
 async def draft_part(job: DraftJob, part: str, asker: Asker) -> pa.Table:
-    """The collaborator's DRAFTS for one part, in input order."""
+    """The collaborator's DRAFTS for one part, in input order; asked in one that lets the engine reuse prompts."""
     table = job.pool.read_part(part, schema.UNLABELED)
     rows, shown = table.to_pylist(), _shown(job, part, table, asker)
-    answers = await gathered([_draft(job, row, nearest, asker) for row, nearest in zip(rows, shown, strict=True)])
-    drafts = [{"id": row["id"], **answer} for row, answer in zip(rows, answers, strict=True)]
+    order = side_by_side([nearest[::-1] for nearest in shown])
+    asked = await gathered([_draft(job, rows[i], shown[i], asker) for i in order])
+    answers = dict(zip(order, asked, strict=True))
+    drafts = [{"id": row["id"], **answers[i]} for i, row in enumerate(rows)]
     return pa.Table.from_pylist(drafts, schema=schema.DRAFTS)
 
 
@@ -52,7 +57,11 @@ async def _draft(job: DraftJob, row: Mapping[str, Any], nearest: list[Demonstrat
         # the nearest stands last, beside the question
         return question_messages(instruction, question, nearest[:k][::-1])
 
-    return await asker.ask(render, len(nearest), row["options"], job.sampling, job.adapter)
+    sampling = job.sampling
+    if job.chosen:
+        candidates = candidates_of(asker.task, row["options"])
+        sampling = replace(sampling, choices=tuple(map(asker.task.render_answer, candidates)))
+    return await asker.ask(render, len(nearest), row["options"], sampling, job.adapter)
 
 
 def _shown(job: DraftJob, part: str, rows: pa.Table, asker: Asker) -> list[list[Demonstration]]:

@@ -6,6 +6,7 @@ it justifies what all groups drafted.
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +67,11 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
     left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
     watched = {name: Watched(context, name, num) for name, num in rows.items()}
-    run = context.run
+    run, prefixes = context.run, Counter[str]()
 
     def on_report(report: PartReport) -> None:
         run.event("part_committed", **{k: v for k, v in report.__dict__.items() if k != "unreadable"})
+        prefixes.update(num_looked_up=report.num_looked_up, num_found=report.num_found)
         bar.advance(report.num_rows)
         watched[report.step].see(report)
 
@@ -84,7 +86,7 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
             session,
             replicas,
             on_report,
-            lambda stats: run.event("session_ended", session=session.name, stats=stats),
+            lambda stats: run.event("session_ended", session=session.name, stats=stats, **prefixes),
             Heard(context.progress.say, run.event),
             _patience(context.config.speed, group[0].endpoint),
         )

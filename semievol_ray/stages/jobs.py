@@ -39,7 +39,11 @@ class Session:
 
 @dataclass(frozen=True)
 class PartReport:
-    """What the driver learns of one committed part."""
+    """What the driver learns of one committed part.
+
+    `num_looked_up` prompt tokens were sought in the engine's prefix cache since its last report, of whatever part, and
+    `num_found` were there.
+    """
 
     step: str
     part: str
@@ -54,6 +58,8 @@ class PartReport:
     first_error: str | None
     num_unreadable: int
     unreadable: list[str]
+    num_looked_up: int = 0
+    num_found: int = 0
 
 
 def missing(session: Session) -> dict[str, list[int]]:

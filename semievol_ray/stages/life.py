@@ -20,6 +20,7 @@ from semievol_ray.engines.faults import log_marks, reason, said_since, shortage
 from semievol_ray.engines.guarded import GuardedGenerator
 from semievol_ray.engines.ladder import exhausted
 from semievol_ray.engines.opening import open_generator
+from semievol_ray.engines.prefixes import Prefixes
 from semievol_ray.errors import EngineDiedError, RunStopped, SemievolError
 from semievol_ray.stages import ledger, notices
 from semievol_ray.stages.departure import Departure
@@ -44,6 +45,7 @@ class Life:
         self.replica, self.node = replica, node
         self.board = notices.board_of(session)
         self.pulse = Heartbeat(read=patience is not None)
+        self.prefixes = Prefixes()
         self._departure = Departure(patience.grace_seconds if patience else 0.0, self._num_in_hand, self._leave)
         self._rung = notices.rung(self.board)
         self._marks = log_marks()
@@ -91,10 +93,11 @@ class Life:
             self._failed = RunStopped(why)
             return None
         spec = self._spec()
-        seed = random.Random(f"{spec.seed}/{self._session.name}/{self.replica}").randrange(2**31)
+        # the process too: Ray starts an actor that ended again under its name, and a stream is not to be drawn twice
+        seed = random.Random(f"{spec.seed}/{self._session.name}/{self.replica}/{os.getpid()}").randrange(2**31)
         speed = {**spec.speed, **self._rung.settings}
         try:
-            engine = open_generator(replace(spec, seed=seed, speed=speed), self.pulse.beat)
+            engine = open_generator(replace(spec, seed=seed, speed=speed), self.pulse.beat, self.prefixes.add)
         except EngineDiedError as error:
             self._start_failed(error)
         except SemievolError as error:

@@ -139,6 +139,7 @@ class EngineWorker:
         errors = [e for e in table.column("error").to_pylist() if e is not None]
         read = zip(table.column("text").to_pylist(), table.column("answer").to_pylist(), strict=True)
         unreadable = [text for text, answer in read if text is not None and answer is None]
+        looked_up, found = self._life.prefixes.taken()
         return PartReport(
             step=job.step.name,
             part=part,
@@ -153,4 +154,6 @@ class EngineWorker:
             first_error=errors[0] if errors else None,
             num_unreadable=len(unreadable),
             unreadable=unreadable[:NUM_SAMPLES],
+            num_looked_up=looked_up,
+            num_found=found,
         )

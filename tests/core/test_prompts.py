@@ -2,7 +2,14 @@
 
 import pytest
 
-from semievol_ray.core.prompts import Demonstration, Message, justification_messages, lettered, question_messages
+from semievol_ray.core.prompts import (
+    Demonstration,
+    Message,
+    justification_messages,
+    lettered,
+    question_messages,
+    side_by_side,
+)
 
 
 def test_question_messages_show_demonstrations_in_the_order_given() -> None:
@@ -31,6 +38,13 @@ def test_justification_messages_list_the_candidates_and_leave_the_question_as_it
 
 def test_justification_messages_without_candidates_are_the_plain_question() -> None:
     assert justification_messages("Be brief.", "this?", []) == question_messages("Be brief.", "this?", ())
+
+
+def test_rows_that_begin_with_the_same_demonstrations_stand_side_by_side_and_others_keep_their_order() -> None:
+    a, b, c = (Demonstration(word, "Answer: A") for word in "abc")
+    order = side_by_side([[b, a], [a, c], [b, c], [a, b], [], [a, c], []])
+    assert sorted(order) == list(range(7))
+    assert order == [4, 6, 3, 1, 5, 0, 2]
 
 
 def test_lettered_options_are_one_a_line() -> None:

@@ -142,7 +142,7 @@ def _answered(server: Server, **settings: Any) -> Completion:
 def test_request_carries_messages_model_sampling_and_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", f" {KEY}\n")
     server.replies = [Reply(_chat())]
-    request = Request((), Sampling(0.7, 9, top_p=0.9, top_k=20), None, ASKED.messages)
+    request = Request((), Sampling(0.7, 9, top_p=0.9, top_k=20, stop=("\n",)), None, ASKED.messages)
     _ask(server, [request], api_key_env="MY_KEY")
     assert server.asked == [
         {
@@ -153,6 +153,7 @@ def test_request_carries_messages_model_sampling_and_key(server: Server, monkeyp
             "max_tokens": 9,
             "top_p": 0.9,
             "top_k": 20,
+            "stop": ["\n"],
             "logprobs": True,
         }
     ]

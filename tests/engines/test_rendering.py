@@ -14,7 +14,15 @@ from semievol_ray.core.prompts import Demonstration, Message, question_messages
 from semievol_ray.engines import finetune
 from semievol_ray.engines.base import Completion, EngineSpec, Request, Sampling
 from semievol_ray.engines.loss import collate
-from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids, token_spans
+from semievol_ray.engines.rendering import (
+    answer_ids,
+    before_stop,
+    end_of_turn_id,
+    load_tokenizer,
+    num_tokens_of,
+    prompt_ids,
+    token_spans,
+)
 from semievol_ray.engines.transformers import TransformersGenerator
 from semievol_ray.errors import ModelError
 from semievol_ray.stages.answering import Asker, Load
@@ -26,6 +34,20 @@ TASK = Task("kinds", INSTRUCTION, Labels(("plant", "animal", "food")), max_token
 styles = pytest.mark.parametrize("style", ["chatml", "llama", "gemma"])
 
 TokenizerOf = Callable[..., Any]
+
+
+@pytest.mark.parametrize(("stop", "text"), [((), "a b c"), (("x",), "a b c"), ((" c", " b"), "a"), (("a",), "")])
+def test_text_ends_before_the_first_stop_string_whichever_it_is(stop: tuple[str, ...], text: str) -> None:
+    assert before_stop("a b c", stop) == text
+
+
+def test_tokens_of_the_beginning_of_a_text_are_those_that_write_it(tokenizer_of: TokenizerOf) -> None:
+    tokenizer = tokenizer_of("chatml")
+    ids = tokenizer.encode("Answer: plant\n\nAnswer: food", add_special_tokens=False)
+    num = num_tokens_of(tokenizer, ids, "Answer: plant")
+    assert tokenizer.decode(ids[:num]).startswith("Answer: plant")
+    assert not tokenizer.decode(ids[: num - 1]).startswith("Answer: plant")
+    assert num_tokens_of(tokenizer, ids, "") == 0
 
 
 def _conversation(style: str, question: str, answer: str, shown: list[Demonstration]) -> list[dict[str, str]]:

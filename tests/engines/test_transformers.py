@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def test_logprobs_are_those_of_a_plain_forward_pass_even_when_sampling(tiny_llam
             assert done.token_logprobs == pytest.approx(expected, abs=1e-4)
             if sampling == GREEDY:
                 assert done.token_ids == tuple(rows.argmax(-1).tolist())
+
+
+def test_stop_string_ends_the_text_before_it_and_its_tokens_are_no_part_of_the_answer(tiny_llama: Path) -> None:
+    engine = TransformersGenerator(_spec(tiny_llama))
+    free = _alone(engine, [Request(p, GREEDY) for p in PROMPTS])
+    stops = [done.text[len(done.text) // 2 :][:2] for done in free]
+    asked = [Request(p, replace(GREEDY, stop=(stop,))) for p, stop in zip(PROMPTS, stops, strict=True)]
+    for stop, whole, cut in zip(stops, free, _alone(engine, asked), strict=True):
+        assert cut.text == whole.text[: whole.text.index(stop)]
+        assert cut.finish_reason == "stop"
+        assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+        assert cut.token_logprobs == pytest.approx(whole.token_logprobs[: len(cut.token_ids)], abs=1e-4)
+        assert len(cut.token_ids) < len(whole.token_ids)
+        assert len(engine.tokenizer.decode(cut.token_ids)) >= len(cut.text)
 
 
 def test_interleaved_base_and_adapter_requests_get_what_separate_ones_get(

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +56,8 @@ class FakeEngine:
         if isinstance(reply, RequestFailedError):
             raise reply
         text, finish = reply if isinstance(reply, tuple) else (reply, "stop")
-        return self._completion(text, "length" if finish == "length" else "stop")
+        made = self._completion(text, "length" if finish == "length" else "stop")
+        return replace(made, token_logprobs=()) if request.sampling.choices else made
 
     def _completion(self, text: str, finish: Literal["stop", "length"]) -> Completion:
         words = tuple(re.findall(r"\s*\S+", text))
