@@ -7,6 +7,7 @@ machine does hits all alike; ratios are medians over the turns.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -21,6 +22,9 @@ from benchmarks.environment import commit, environment
 
 DIMENSIONS, K = 384, 3
 SEARCH_RATIO, EMBED_RATIO, RECALL = 0.9, 0.95, 0.95
+FEWEST_TURNS = 3
+SHARES = {"s": 0.6, "e": 0.8, "i": 0.9}
+"""The share of --most-seconds after which each part begins nothing more, on a machine that others slow down."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Sizes:
     asked: int
 
 
-FULL = Sizes(20, 50_000, 10_000, 1_000, 7, (10_000, 30_000, 100_000, 300_000), 4096)
+FULL = Sizes(40, 25_000, 10_000, 1_000, 7, (10_000, 30_000, 100_000, 300_000), 4096)
 QUICK = Sizes(4, 4_096, 10_000, 128, 3, (10_000, 30_000), 512)
 
 
@@ -44,6 +48,7 @@ QUICK = Sizes(4, 4_096, 10_000, 128, 3, (10_000, 30_000), 512)
 class Found:
     """The figures so far, and the targets: name -> (target, value, whether it is met)."""
 
+    turns: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -63,21 +68,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is asked for, print the table, write the result file after each part."""
     options = _options(arguments)
     sizes, found = QUICK if options.quick else FULL, Found()
-    load = os.getloadavg()[0]
+    load, began = os.getloadavg()[0], time.monotonic()
     for letter, measure in {"s": _search, "e": _embed, "i": _indexes}.items():
         if letter in options.only:
-            measure(found, sizes)
+            measure(found, sizes, began + SHARES[letter] * options.most_seconds)
             print("\n".join(rendered(found)), "\n", flush=True)
             if options.out:
-                text = json.dumps(_result(found, options, sizes, load), indent=1)
+                text = json.dumps(_result(found, options, load), indent=1)
                 Path(options.out).write_text(text + "\n", encoding="utf-8")
     return 0
 
 
-def turned(work: Mapping[str, Callable[[], Any]], num_turns: int, prepare: Callable[[int], None]) -> dict[str, Times]:
-    """Every arm once a turn, each turn beginning with another; `prepare` is not timed."""
+def turned(
+    work: Mapping[str, Callable[[], Any]],
+    num_turns: int,
+    prepare: Callable[[int], None] = lambda _: None,
+    until: float = math.inf,
+) -> dict[str, Times]:
+    """Every arm once a turn, each turn beginning with another; `prepare` is not timed. After `until` no turn begins."""
     times, names = {name: Times() for name in work}, list(work)
     for turn in range(num_turns):
+        if turn >= FEWEST_TURNS and time.monotonic() > until:
+            break
         prepare(turn)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -100,12 +112,13 @@ def rendered(found: Found) -> list[str]:
     return lines
 
 
-def _search(found: Found, sizes: Sizes) -> None:
+def _search(found: Found, sizes: Sizes, until: float) -> None:
     keys_ND = arms.clustered(sizes.keys, 1, DIMENSIONS)
     asked = arms.Asked(keys_ND, sizes.questions_a_turn, K)
     work = {"raw FAISS": asked.raw_faiss, "semievol": asked.product, "numpy": asked.plain_numpy}
-    times = turned(work, sizes.turns, asked.draw)
-    done = sizes.turns * sizes.questions_a_turn
+    times = turned(work, sizes.turns, asked.draw, until)
+    done = len(times["numpy"].wall) * sizes.questions_a_turn
+    found.turns = len(times["numpy"].wall)
     name = f"search {done:,} x {sizes.keys:,} x {DIMENSIONS}, k {K}"
     _speeds(found, name, times, dict.fromkeys(work, done) | {"numpy": done // arms.NUMPY_SHARE}, "questions/s")
     found.metrics[f"{name}, largest difference of a cosine to raw FAISS"] = asked.largest_difference
@@ -117,22 +130,25 @@ def _search(found: Found, sizes: Sizes) -> None:
     )
 
 
-def _embed(found: Found, sizes: Sizes) -> None:
+def _embed(found: Found, sizes: Sizes, until: float) -> None:
     for name, texts in arms.texts(sizes.texts).items():
         both = arms.Embedders(texts)
-        both.plain(), both.product()  # the first call of each is not timed
+        both.plain()  # the first call of each is not timed
+        both.product()
         work = {"sentence-transformers": both.plain, "semievol": both.product}
-        times = turned(work, sizes.embed_turns, lambda _: None)
+        times = turned(work, sizes.embed_turns, until=until)
         name = f"embed {len(texts):,} {name}"
-        _speeds(found, name, times, dict.fromkeys(work, len(texts) * sizes.embed_turns), "texts/s")
+        _speeds(found, name, times, dict.fromkeys(work, len(texts) * len(times["semievol"].wall)), "texts/s")
         found.metrics[f"{name}, largest difference of a value"] = both.largest_difference
         ratio = _compared(found, name, times, "sentence-transformers")
         found.at_least(f"{name}: semievol over sentence-transformers", EMBED_RATIO, ratio)
 
 
-def _indexes(found: Found, sizes: Sizes) -> None:
+def _indexes(found: Found, sizes: Sizes, until: float) -> None:
     asked_QD = arms.clustered(sizes.asked, 2, DIMENSIONS)
     for num in sizes.indexed:
+        if time.monotonic() > until:
+            break
         for kind, figures in arms.kinds(arms.clustered(num, 3, DIMENSIONS), asked_QD, K).items():
             found.metrics |= {f"{kind} of {num:,}, {what}": value for what, value in figures.items()}
             if kind != "flat":
@@ -154,15 +170,16 @@ def _compared(found: Found, name: str, times: Mapping[str, Times], base: str) ->
     return median
 
 
-def _result(found: Found, options: argparse.Namespace, sizes: Sizes, load: float) -> dict[str, Any]:
+def _result(found: Found, options: argparse.Namespace, load: float) -> dict[str, Any]:
     return {
         "bench": "retrieve",
-        "command": f"python -m benchmarks.retrieve{' --quick' * options.quick} --only {options.only}",
+        "command": f"python -m benchmarks.retrieve{' --quick' * options.quick} --only {options.only} "
+        f"--most-seconds {options.most_seconds:g}",
         "commit": commit(),
         "environment": environment(),
         "shared": f"the machine had other work meanwhile: load average {load:.0f} at the start, "
         f"{os.getloadavg()[0]:.0f} at the end, on {os.cpu_count()} cores; compare arms, not runs",
-        "repeats": sizes.turns,
+        "repeats": found.turns,
         "metrics": found.metrics,
         "targets": found.targets,
     }
@@ -172,6 +189,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieve", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the same on less, within two minutes on 2 cores")
     parser.add_argument("--only", default="sei", help="s search, e embedding, i kinds of index (default: all)")
+    parser.add_argument(
+        "--most-seconds", type=float, default=3600.0, help="about how long; what is left out is not in the figures"
+    )
     parser.add_argument("--out", help="write the figures to this file as JSON")
     return parser.parse_args(arguments)
 

@@ -23,8 +23,8 @@ from semievol_ray.engines.faiss import Kind, build, open_index, write_index
 from semievol_ray.engines.models import resolve_model
 from semievol_ray.stages.neighbours import RetrievalPool, Shown, nearest
 
-PART_ROWS = 2048
-"""Rows of a part of a pool of a million."""
+PART_ROWS = 1953
+"""Rows of a part of a pool of a million: `part_rows: auto`, a 512th of it."""
 NUMPY_SHARE = 10
 """numpy is asked one in so many questions."""
 EMBEDDER = "all-minilm-l6-v2"
