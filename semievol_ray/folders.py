@@ -45,7 +45,7 @@ def local_copy(folder: str, keep: Callable[[str], bool] | None = None) -> str:
     if not held:
         raise StorageError(f"{folder} holds no files to read. Check the spelling, and that the bucket exists.")
     copy = f"{cache_folder()}/copies/{storage.digest(repr([folder, sorted(held.items())]).encode())}"
-    with _locked(f"{copy}.lock"):
+    with locked(f"{copy}.lock"):
         if not Path(copy).exists():
             _download(folder, list(held), copy)
     return copy
@@ -71,7 +71,8 @@ def local_folder(folder: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
+def locked(path: str) -> Iterator[None]:
+    """Held by one process of this machine at a time, by a lock file at `path`. Raises StorageError."""
     with contextlib.ExitStack() as held:
         storage.attempt(path, "write", lambda: held.enter_context(localdisk.locked(path)))
         yield

@@ -135,6 +135,9 @@ class RetrievalConfig(Part):
 
     pool: Literal["labeled", "labeled+accepted"] = "labeled"
     accepted_per_label: int = Field(64, gt=0, description="most pseudo-labelled rows of one label in the pool")
+    index: Literal["auto", "flat", "hnsw", "ivf"] = Field(
+        "auto", description="auto is exact (flat) below 100,000 rows that may be shown; the others are approximate"
+    )
 
 
 class PercentileConfig(Part):

@@ -14,6 +14,9 @@ from semievol_ray.errors import PlacementError
 GPU_SHARE = 0.92
 """The share of a GPU's memory that vLLM takes when `gpu_memory_utilization` is not set."""
 
+PARTS_AN_EMBEDDER = 8
+"""Parts that make up for the start of another embedder, which takes seconds."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -96,6 +99,15 @@ def place(speed: SpeedConfig, resources: Resources) -> Replicas:
     if isinstance(asked, ReplicaRange):
         return Replicas(min(asked.max, fits), cpus, gpus, threads, asked.min, asked.max)
     return Replicas(fits if asked == "auto" else asked, cpus, gpus, threads)
+
+
+def place_embedding(resources: Resources, num_parts: int) -> Replicas:
+    """Embedders for so many parts: one a GPU, without GPUs one a node with its CPUs; each has parts enough to start."""
+    gpus = 1.0 if resources.num_gpus else 0.0
+    num_nodes = sum(node.num_cpus >= 1 for node in resources.nodes)
+    cpus = 1.0 if gpus else resources.largest_share(max(1, num_nodes))
+    wanted = -(-num_parts // PARTS_AN_EMBEDDER)
+    return Replicas(max(1, min(wanted, resources.num_places(cpus, gpus))), cpus, gpus, max(1, int(cpus)))
 
 
 def place_training(speed: SpeedConfig, resources: Resources) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from semievol_ray.placement import (
     Resources,
     engine_memory_shortage,
     place,
+    place_embedding,
     place_training,
     training_memory_shortage,
 )
@@ -173,3 +174,21 @@ def test_training_workers_share_the_cpus_or_take_a_gpu_each() -> None:
 def test_more_training_workers_than_fit_are_refused(resources: Resources, workers: int) -> None:
     with pytest.raises(PlacementError, match=f"num_train_workers {workers}"):
         place_training(SpeedConfig(num_train_workers=workers), resources)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_parts", "num", "cpus", "gpus"),
+    [
+        ([Node(2, 0)], 100, 1, 2, 0),
+        ([Node(16, 0)] * 3, 100, 3, 16, 0),
+        ([Node(16, 0)] * 3, 9, 2, 16, 0),
+        ([Node(16, 0)] * 3, 1, 1, 16, 0),
+        ([Node(32, 8), Node(8, 0)], 1000, 8, 1, 1),
+        ([], 5, 1, 1, 0),
+    ],
+)
+def test_embedders_are_one_a_gpu_or_node_and_no_more_than_there_is_work_for(
+    nodes: list[Node], num_parts: int, num: int, cpus: float, gpus: float
+) -> None:
+    placed = place_embedding(Resources(tuple(nodes)), num_parts)
+    assert (placed.num, placed.cpus_each, placed.gpus_each) == (num, cpus, gpus)

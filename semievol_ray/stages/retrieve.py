@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 from semievol_ray import schema
 from semievol_ray.alignment import check_covers
-from semievol_ray.core.identity import normalise
-from semievol_ray.engines.base import Embedder, Index
+from semievol_ray.engines.base import Embedder
 from semievol_ray.engines.embed import open_embedder
-from semievol_ray.engines.faiss import FlatIndex
+from semievol_ray.engines.faiss import FaissIndex, Kind
+from semievol_ray.placement import cluster_resources, place_embedding
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts, streamed
+from semievol_ray.stages.neighbours import nearest
+from semievol_ray.stages.shownindex import note_recall, opened
 
 
 @dataclass(frozen=True)
 class RetrieveJob:
-    """What an embedding actor needs: where the rows are, which embedder, and k.
+    """What an embedding actor needs: where the rows are, which embedder, k, and the kind of index.
 
     `shown` holds the EXAMPLES that may be demonstrations; `embeddings`, where it is made, the pool's vectors.
     """
@@ -34,16 +36,7 @@ class RetrieveJob:
     embedder_path: str
     num_demonstrations: int
     embeddings: Step | None = None
-
-
-@dataclass(frozen=True)
-class RetrievalPool:
-    """ids, normalised questions and sources (gold, pseudo) of the N rows that may be shown, beside their index."""
-
-    ids: list[str]
-    questions: list[str]
-    sources: list[str]
-    index: Index
+    kind: Kind = "flat"
 
 
 def retrieve(job: RetrieveJob, on_part: Callable[[int], None]) -> None:
@@ -63,25 +56,32 @@ def write_shown(step: Step, examples: Step, per_label: int) -> None:
 
 
 def _in_actor(worker: Any, argument: Any, parts: Sequence[str], on_part: Callable[[int], None]) -> None:
+    """Parts to a pool of actors: one a GPU, or one a node with all its CPUs, no more than there is work for."""
     import ray
 
     items = [{"part": part} for part in parts]
     if not items:
         return
+    replicas = place_embedding(cluster_resources(), len(items))
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        worker, fn_constructor_args=(argument,), batch_size=1, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1
+        worker,
+        fn_constructor_args=(argument,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=replicas.num),
+        num_cpus=replicas.cpus_each,
+        num_gpus=replicas.gpus_each,
     )
     for row in streamed(rows):
         on_part(int(row["num_rows"]))
 
 
 class RetrieveWorker:
-    """The actor: embeds the rows that may be shown once, then answers parts."""
+    """The actor: opens the index of what may be shown, then answers parts."""
 
     def __init__(self, job: RetrieveJob) -> None:
         self._job = job
         self._embedder: Embedder = open_embedder(job.embedder_path)
-        self._pool = index_shown(job.shown, self._embedder)
+        self._pool = opened(job.step, job.shown, self._embedder, job.kind)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part, job = str(batch["part"][0]), self._job
@@ -89,6 +89,8 @@ class RetrieveWorker:
         rows = job.pool.read_part(part, schema.UNLABELED)
         queries_QD = self._queries(part, rows)
         table = nearest(rows, queries_QD, self._pool, job.num_demonstrations)
+        if job.kind != "flat" and isinstance(self._pool.index, FaissIndex):
+            note_recall(job.step, self._pool.index, queries_QD, job.num_demonstrations)
         job.step.commit_part(part, table)
         return {"num_rows": [table.num_rows]}
 
@@ -97,9 +99,10 @@ class RetrieveWorker:
         if self._job.embeddings is None or rows.num_rows == 0:
             return self._embedder.embed(rows.column("question").to_pylist())
         table = self._job.embeddings.read_part(part, schema.EMBEDDINGS)
-        vector_of = dict(zip(table.column("id").to_pylist(), table.column("embedding").to_pylist(), strict=True))
         check_covers(part, (self._job.pool, rows), (self._job.embeddings, table))
-        return np.asarray([vector_of[i] for i in rows.column("id").to_pylist()], dtype=np.float32)
+        stored = table.column("embedding").combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+        position_of = {row: i for i, row in enumerate(table.column("id").to_pylist())}
+        return np.asarray(stored[[position_of[i] for i in rows.column("id").to_pylist()]], dtype=np.float32)
 
 
 class EmbedWorker:
@@ -117,47 +120,6 @@ class EmbedWorker:
         table = pa.Table.from_pydict({"id": rows.column("id"), "embedding": vectors}, schema=schema.EMBEDDINGS)
         self._step.commit_part(part, table)
         return {"num_rows": [table.num_rows]}
-
-
-def index_shown(shown: Step, embedder: Embedder) -> RetrievalPool:
-    """Embed and index every row that may be shown."""
-    tables = [shown.read_part(part, schema.EXAMPLES) for part in shown.parts]
-    ids, questions, sources = (
-        [value for table in tables for value in table.column(name).to_pylist()] for name in ("id", "question", "source")
-    )
-    return RetrievalPool(ids, [normalise(q) for q in questions], sources, FlatIndex(embedder.embed(questions)))
-
-
-def nearest(rows: pa.Table, queries_QD: NDArray[np.float32], pool: RetrievalPool, k: int) -> pa.Table:
-    """DEMONSTRATIONS of a part: up to k ids and cosines a row, nearest first, a row's own question left out."""
-    if rows.num_rows == 0:
-        return schema.DEMONSTRATIONS.empty_table()
-    questions = rows.column("question").to_pylist()
-    repeats = max((pool.questions.count(q) for q in {normalise(q) for q in questions} & set(pool.questions)), default=0)
-    scores_Qk, positions_Qk = pool.index.search(queries_QD, k + repeats)
-    found = [
-        _kept(normalise(q), row_id, scores, positions, pool, k)
-        for q, row_id, scores, positions in zip(
-            questions, rows.column("id").to_pylist(), scores_Qk, positions_Qk, strict=True
-        )
-    ]
-    return pa.Table.from_pylist(found, schema=schema.DEMONSTRATIONS)
-
-
-def _kept(
-    question: str, row_id: str, scores: NDArray[Any], positions: NDArray[Any], pool: RetrievalPool, k: int
-) -> dict[str, Any]:
-    pairs = [
-        (int(p), float(s))
-        for s, p in zip(scores, positions, strict=True)
-        if pool.questions[p] != question and pool.ids[p] != row_id
-    ][:k]
-    return {
-        "id": row_id,
-        "demonstration_ids": [pool.ids[p] for p, _ in pairs],
-        "scores": [s for _, s in pairs],
-        "sources": [pool.sources[p] for p, _ in pairs],
-    }
 
 
 def _write_shown(item: dict[str, Any], step: Step, examples: Step, per_label: int) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 Invariant: what may be shown is D_L and, where asked for, accepted rows marked as pseudo; never dev, validation or test.
 """
 
+from typing import Any
+
+from semievol_ray.engines.faiss import Kind, kind_of
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.retrieve import RetrieveJob, embed, retrieve, write_shown
+from semievol_ray.stages.shownindex import recall_of, remove_index
 
 GOLD_EXAMPLES = "rounds/0000/examples"
 
@@ -40,21 +44,31 @@ def demonstrations_of(context: Context, number: int, fold: str, rows: Step, whol
     if method.retrieval.pool == "labeled":
         number, rows = 1, whole
     embedder = context.model(method.embedder)
+    kind = kind_of(shown.num_rows(), method.retrieval.index)
     step = context.step(
         f"rounds/{number:04d}/{fold}retrieve",
-        settings={"k": method.num_demonstrations, "embedder": embedder.name},
+        settings={"k": method.num_demonstrations, "embedder": embedder.name}
+        | ({"index": kind} if kind != "flat" else {}),
         inputs={"shown": shown.digest(), "unlabeled": rows.digest(), "embedder": embedder.digest},
         parts=rows.parts,
     )
     if not step.committed():
         assert context.resources
         vectors = _embeddings(context, fold, whole)
-        job = RetrieveJob(step, rows, shown, embedder.path, method.num_demonstrations, vectors)
+        job = RetrieveJob(step, rows, shown, embedder.path, method.num_demonstrations, vectors, kind)
         num_left = rows.num_rows(step.missing_parts())
         with context.progress.step(f"round-{number} {fold}retrieve", num_left, done=0) as bar:
             retrieve(job, bar.advance)
-        context.run.commit(step, {})
+        context.run.commit(step, _found(step, kind))
+        remove_index(step)
     return step
+
+
+def _found(step: Step, kind: Kind) -> dict[str, Any]:
+    """The metrics of a retrieval: the kind of its index and, of an approximate one, its recall against exact search."""
+    recall = recall_of(step)
+    told = {"recall": recall.num_found / recall.num_wanted, "recall_of": recall.num_wanted} if recall else {}
+    return {"index": kind, **told}
 
 
 def _embeddings(context: Context, fold: str, whole: Step) -> Step | None:

@@ -12,8 +12,9 @@ from semievol_ray import schema
 from semievol_ray.core.knn import top_k
 from semievol_ray.engines.embed import HASH, open_embedder
 from semievol_ray.runs import Step
-from semievol_ray.stages import retrieve
-from semievol_ray.stages.retrieve import EmbedWorker, RetrieveJob, RetrieveWorker, index_shown, write_shown
+from semievol_ray.stages import shownindex
+from semievol_ray.stages.neighbours import index_shown, nearest
+from semievol_ray.stages.retrieve import EmbedWorker, RetrieveJob, RetrieveWorker, write_shown
 
 WORDS = ["red", "green", "tall", "old", "small", "wet", "dry", "hot", "cold", "tree", "cat", "stone", "soup", "river"]
 StepOf = Callable[..., Step]
@@ -37,7 +38,7 @@ def _nearest(rows: Sequence[dict[str, Any]], shown: Step, k: int) -> list[dict[s
     full = [dict.fromkeys(schema.UNLABELED.names) | row for row in _pool_rows(rows)]
     table = pa.Table.from_pylist(full, schema=schema.UNLABELED)
     queries_QD = embedder.embed([row["question"] for row in rows])
-    found: list[dict[str, Any]] = retrieve.nearest(table, queries_QD, index_shown(shown, embedder), k).to_pylist()
+    found: list[dict[str, Any]] = nearest(table, queries_QD, index_shown(shown, embedder), k).to_pylist()
     return found
 
 
@@ -112,3 +113,46 @@ def test_vectors_made_before_give_what_embedding_anew_gives(step_of: StepOf, beg
         assert [worker({"part": [part]})["num_rows"] for part in left.parts] == [[2], [0]]
         found.append(Path(begun(name, left.parts).part_path("part-00000")).read_bytes())
     assert found[0] == found[1]
+
+
+def test_index_is_made_once_mapped_by_all_workers_and_its_recall_noted(
+    step_of: StepOf, begun: StepOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SEMIEVOL_CACHE", str(tmp_path / "cache"))
+    pool_rows = _pool_rows(_rows(_texts(30, 5), "u"))
+    pool = step_of("pool", schema.UNLABELED, pool_rows[:10], pool_rows[10:])
+    shown = step_of("examples", schema.EXAMPLES, _rows(_texts(200, 6), "l"))
+    made: list[str] = []
+    write = shownindex.write_index
+    monkeypatch.setattr(shownindex, "write_index", lambda *told: (made.append(told[2]), write(*told)))
+    step = begun("approximate", pool.parts)
+    for part in pool.parts:  # a worker each
+        assert RetrieveWorker(RetrieveJob(step, pool, shown, HASH, 3, kind="ivf"))({"part": [part]})
+    assert len(made) == 1
+    recall = shownindex.recall_of(step)
+    assert recall is not None
+    assert recall.num_wanted == 30 * 3
+    assert 0.3 < recall.num_found / recall.num_wanted <= 1
+    exact = begun("exact", pool.parts)
+    exactly = RetrieveWorker(RetrieveJob(exact, pool, shown, HASH, 3))
+    found = 0
+    for part in pool.parts:
+        exactly({"part": [part]})
+        mine, best = (of.read_part(part, schema.DEMONSTRATIONS).column("scores").to_pylist() for of in (step, exact))
+        found += sum(score >= b[-1] - 1e-6 for m, b in zip(mine, best, strict=True) for score in m)
+    assert found == recall.num_found
+    shownindex.remove_index(step)
+    assert shownindex.recall_of(step) is None
+    assert not Path(step.path, "index").exists()
+
+
+def test_file_made_by_another_machine_meanwhile_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMIEVOL_CACHE", str(tmp_path / "cache"))
+    folder = str(tmp_path / "index")
+
+    def make(path: str) -> None:
+        Path(folder).mkdir()
+        Path(folder, "file").write_text("theirs")
+        Path(path).write_text("ours")
+
+    assert Path(shownindex.made_once(folder, "file", make)).read_text() == "theirs"

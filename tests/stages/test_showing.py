@@ -1,6 +1,7 @@
 """Which demonstrations a round's folds see: of D_L, of what was accepted, and never of what is held out."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,3 +109,19 @@ def test_pool_is_embedded_once_for_all_rounds(
 def test_no_collaborator_with_demonstrations_needs_no_retrieval(context_of: ContextOf, pool: Step, shown: Step) -> None:
     context = context_of(method={"collaborators": [{}]})
     assert demonstrations_of(context, 1, "", pool, pool, shown) is None
+
+
+def test_approximate_index_is_in_the_fingerprint_its_recall_in_the_metrics_and_its_file_gone(
+    context_of: ContextOf, pool: Step, shown: Step
+) -> None:
+    step = demonstrations_of(_context(context_of, index="hnsw"), 1, "", pool, pool, shown)
+    assert step is not None
+    assert step.record()["settings"]["index"] == "hnsw"
+    metrics = (step.committed() or {})["metrics"]
+    assert (metrics["index"], metrics["recall"]) == ("hnsw", 1.0)
+    assert not Path(step.path, "index").exists()
+    exact = demonstrations_of(_context(context_of), 1, "dev/", pool, pool, shown)
+    assert exact is not None
+    assert "index" not in exact.record()["settings"]
+    for row, best in _rows(exact).items():
+        assert _rows(step)[row]["scores"] == pytest.approx(best["scores"])
