@@ -48,6 +48,8 @@ class Context:
         self._models: dict[str, ResolvedModel] = {}
         self.trackers = trackers or Trackers([])
         self._preflight = preflight
+        self.deadline: float | None = None
+        """A moment, as time.time() counts, before which a fine-tuning saves and stops."""
 
     @cached_property
     def resources(self) -> Resources:
