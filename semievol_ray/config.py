@@ -80,9 +80,17 @@ class DataConfig(Part):
     test: SourceField | None = None
     columns: ColumnsConfig = ColumnsConfig()
     dev: int = Field(0, ge=0, description="labeled rows held out to judge pseudo-labels, a slice for each round")
-    validation: int = Field(0, ge=0, description="labeled rows held out to stop the rounds")
+    validation: int = Field(0, ge=0, description="labeled rows held out to stop rounds and fine-tunings by")
     annotations: tuple[Annotation, ...] = Field((), description="exported rows that people labeled, for later rounds")
     near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
+
+
+class EarlyStoppingConfig(Part):
+    """When a fine-tuning ends before its last step, and hands over its best checkpoint; judged on data.validation."""
+
+    patience: int = Field(3, ge=1, description="validations without a lower loss before stopping")
+    eval_steps: int | None = Field(None, gt=0, description="steps between validations; once an epoch when absent")
+    min_delta: float = Field(0.0, ge=0, description="a loss has to be lower by more than this to count as lower")
 
 
 class TrainConfig(Part):
@@ -107,6 +115,9 @@ class TrainConfig(Part):
     use_dora: bool = Field(False, description="DoRA: magnitudes learn beside directions; served merged only")
     load_in_4bit: bool = Field(False, description="QLoRA: the base in four bits while training; needs bitsandbytes")
     pseudo_label_weight: float = Field(1.0, gt=0, description="weight of a pseudo-labelled example's loss; gold is 1")
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None, description="stop by the loss on data.validation and keep the best checkpoint"
+    )
 
     @model_validator(mode="after")
     def _adapter_settings_with_an_adapter(self) -> "TrainConfig":
@@ -188,6 +199,8 @@ class SpeedConfig(Part):
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="what DeepSpeed keeps in the CPU's memory: optimizer states, or parameters too (ZeRO-3)"
     )
+    save_steps: int = Field(100, ge=0, description="optimizer steps between checkpoints of a fine-tuning; 0: none")
+    save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept while training, besides the best")
     deepspeed: str | None = Field(
         None, description="a DeepSpeed JSON of your own for what the configuration does not decide"
     )
@@ -249,6 +262,8 @@ class RunConfig(Part):
             raise ValueError(f"data.dev {dev} is fewer than a row for each of {rounds.num} rounds")
         if rounds.patience and not self.data.validation:
             raise ValueError("method.rounds.patience needs data.validation: labeled rows held out to stop by")
+        if self.train.early_stopping and not self.data.validation:
+            raise ValueError("train.early_stopping needs data.validation: labeled rows held out to stop by")
         return self
 
     @model_validator(mode="after")

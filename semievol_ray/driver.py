@@ -108,7 +108,7 @@ def evolve(context: Context) -> Finished:
     data = distinct(context, ingest(context.run, context.config, context.task, means_of(context)))
     check_feasible(context, data)
     done = [warm_up(context, data)]
-    others = warm_others(context, done[0].examples)
+    others = warm_others(context, data, done[0].examples)
     for number in range(1, context.config.method.rounds.num + 1):
         if is_used_up(context, number, data, done[-1]):
             break
@@ -133,16 +133,20 @@ def warm_up(context: Context, data: Data) -> Evolved:
     path = context.config.method.warm_adapter
     if not context.config.method.warm_up:
         return Evolved(0, None, examples)
-    adapter = imported(context, "rounds/0000", path) if path else fine_tuned(context, "rounds/0000", examples)
-    return Evolved(0, adapter, examples)
+    if path:
+        return Evolved(0, imported(context, "rounds/0000", path), examples)
+    return Evolved(0, fine_tuned(context, "rounds/0000", examples, validation=data.validation), examples)
 
 
-def warm_others(context: Context, examples: Step) -> dict[str, Adapter]:
+def warm_others(context: Context, data: Data, examples: Step) -> dict[str, Adapter]:
     """The warm-up, once, of every other base that a collaborator uses with an adapter; it does not evolve."""
     student = context.model().name
     models = {c.model for c in context.config.method.collaborators if c.adapter == "warm" and c.model}
     others = sorted({context.model(m).name for m in models} - {student})
-    return {name: fine_tuned(context, f"bases/{slug(name)}", examples, model=name) for name in others}
+    return {
+        name: fine_tuned(context, f"bases/{slug(name)}", examples, model=name, validation=data.validation)
+        for name in others
+    }
 
 
 def one_round(
@@ -172,7 +176,7 @@ def evolved(
     people = tuple(step for from_round, step in data.annotations if from_round <= number)
     folder = f"rounds/{number:04d}"
     examples = examples_of(context, folder, Learned(data.labeled, people, kept))
-    adapter = fine_tuned(context, folder, examples)
+    adapter = fine_tuned(context, folder, examples, validation=data.validation)
     return Evolved(number, adapter, examples, kept, (*last.selections, selection))
 
 

@@ -277,3 +277,15 @@ def _key(files: Any, url: str) -> str:
 def _checksum(info: dict[str, Any]) -> str:
     found = next((info[name] for name in ("ETag", "md5Hash", "crc32c", "etag") if info.get(name)), "")
     return str(found).strip('"')
+
+
+def key(url: str) -> str:
+    """An address without its scheme, as fsspec and pyarrow name the object: bucket/key."""
+    return _key(_files(url), url)
+
+
+def arrow_filesystem(url: str) -> Any:
+    """The store of an address for libraries that take one of pyarrow's, through fsspec as everything else here."""
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(_files(url)))

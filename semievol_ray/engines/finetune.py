@@ -4,9 +4,11 @@ Invariant: a step's loss is the weighted negative log-likelihood of the answer t
 divided by its number of answer tokens, whatever the number of workers, the ZeRO stage, accumulation or packing.
 """
 
+import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,20 @@ from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.prompts import question_messages
 from semievol_ray.engines.base import Tokenizer
 from semievol_ray.engines.batches import in_order, num_steps
+from semievol_ray.engines.checkpointfiles import agreed_checkpoint, learned, put_learned
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
+from semievol_ray.engines.keeping import Keeper, Rules
+from semievol_ray.engines.leaving import Leaving
 from semievol_ray.engines.loss import TrainingExample
 from semievol_ray.engines.operators import load_cpu_operators
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
 from semievol_ray.engines.saving import save
 from semievol_ray.engines.trainable import load_base, trainable
-from semievol_ray.engines.trainer import answer_trainer, curve_writer
+from semievol_ray.engines.trainer import Course, answer_trainer, curve_writer, overflowed
+from semievol_ray.engines.validating import eval_steps
 from semievol_ray.engines.weights import local_weights
-from semievol_ray.errors import DataError
+from semievol_ray.errors import DataError, RunStopped
+from semievol_ray.records import encode
 from semievol_ray.tasks import Task
 
 
@@ -46,19 +53,40 @@ class FinetuneSpec:
     curve: str
     deepspeed: Mapping[str, Any] = field(default_factory=dict)
     """A user's own DeepSpeed settings, by value: the file need not be on every machine."""
+    checkpoints: str = ""
+    """The folder of checkpoints; without one none is made, and the fine-tuning always begins at its beginning."""
+    model_digest: str = ""
+    validation: tuple[str, ...] = ()
+    """Tables of LABELED rows that train.early_stopping judges by."""
+    deadline: float | None = None
+    """A moment, as time.time() counts, before which to save and stop."""
 
 
-def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, float]:
+@dataclass(frozen=True)
+class Surroundings:
+    """What a worker is given besides its spec. num_threads: torch's on a CPU, its own choice when None.
+
+    on_saved(path, step): called in every worker once a checkpoint is committed. is_machine_leaving(): whether this
+    worker's machine goes away soon.
+    """
+
+    num_threads: int | None = None
+    on_saved: Callable[[str, int], None] = lambda _path, _step: None
+    is_machine_leaving: Callable[[], bool] = lambda: False
+
+
+def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[str, float]:
     """Fine-tune and save the adapter, or the whole model, to `spec.out`; in every worker, torch.distributed being up.
 
-    `num_threads` is torch's on a CPU, its own choice when None. Returns train_loss, num_steps, num_examples and
-    train_seconds. Raises DataError when there is no example or one is too long, RunStopped when the loss is no number.
+    Goes on from the last whole checkpoint in `spec.checkpoints`. Returns train_loss, num_steps, num_examples and
+    train_seconds, of the validations too. Raises DataError when there is no example or one is too long, ConfigError
+    when the checkpoint is of another fine-tuning, RunStopped when the loss is no number or it leaves before the end.
     """
     import torch
     from transformers import set_seed
 
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
+    if around.num_threads is not None:
+        torch.set_num_threads(around.num_threads)
     if not spec.on_gpu:
         load_cpu_operators(Path(folders.cache_folder()))
     _join_workers(on_gpu=spec.on_gpu)
@@ -66,24 +94,87 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
     tokenizer = load_tokenizer(model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)
     arguments = _arguments(spec, len(examples))  # before the model: ZeRO-3 cuts it up as it is loaded
+    keeper = _keeper(spec, around, len(examples), tokenizer)
     packs_on_gpu = spec.speed.packing and spec.on_gpu
     model = load_base(model_path, spec.train, spec.dtype, packs_on_gpu=packs_on_gpu)
     set_seed(spec.seed)  # the adapter's first values are the same however the model was loaded
+    model = trainable(model, spec.train)
+    if keeper.resumed is not None:
+        put_learned(model, keeper.resumed)
+    began = time.monotonic()
+    steps = _trained(spec, model, arguments, examples, keeper)
+    best = keeper.best
+    first = arguments.process_index == 0
+    save(model, tokenizer, spec.out, first=first, values=learned(best) if best and best.step != steps else None)
+    metrics = {
+        "train_loss": keeper.loss_sum / max(1, steps),
+        "num_steps": float(steps),
+        "num_examples": float(len(examples)),
+        "train_seconds": time.monotonic() - began,
+    }
+    found = keeper.verdict
+    validated = {"validation_loss": found.best_loss, "best_step": float(found.best_step)} if best else {}
+    return {**metrics, **validated}
+
+
+def _trained(
+    spec: FinetuneSpec, model: Any, arguments: Any, examples: Sequence[TrainingExample], keeper: Keeper
+) -> int:
+    """Train from where the keeper stands to the end; the number of the last step."""
+    done = keeper.resumed.step if keeper.resumed else 0
+    rule = spec.train.early_stopping
+    if done >= arguments.max_steps or (rule and keeper.verdict.is_over(rule)):
+        return done
     trainer = answer_trainer(
-        model=trainable(model, spec.train),
+        model=model,
         arguments=arguments,
         examples=in_order(examples, spec.train, spec.seed),
         packing=spec.speed.packing,
         callbacks=[curve_writer(spec.curve)],
+        course=Course(done, keeper.begun, keeper.stepped),
     )
-    output = trainer.train()
-    save(trainer, tokenizer, spec.out)
-    return {
-        "train_loss": output.training_loss,
-        "num_steps": float(output.global_step),
-        "num_examples": float(len(examples)),
-        "train_seconds": output.metrics["train_runtime"],
+    try:
+        return int(trainer.train().global_step)
+    except Exception as error:
+        if "loss scale already at minimum" in str(error):
+            raise RunStopped(overflowed(trainer.state.global_step)) from error
+        raise
+
+
+def identity_of(spec: FinetuneSpec) -> dict[str, Any]:
+    """What a checkpoint has to share with a fine-tuning that goes on from it; the number of workers is none of it."""
+    tables = [storage.digest(storage.read(path)) for path in (*spec.examples, *spec.validation)]
+    named: dict[str, Any] = {
+        "model": spec.model_digest,
+        "examples": storage.digest("".join(tables).encode()),
+        "task": spec.task.settings(),
+        "train": spec.train.model_dump(mode="json", exclude={"pseudo_label_weight"}, exclude_none=True),
+        "dtype": spec.dtype,
+        "max_model_len": spec.max_model_len,
+        "template_date": spec.template_date,
+        "seed": spec.seed,
     }
+    return dict(json.loads(encode(named)))
+
+
+def _keeper(spec: FinetuneSpec, around: Surroundings, num_examples: int, tokenizer: Tokenizer) -> Keeper:
+    """The keeper of this worker, at the checkpoint that the first worker found."""
+    train, speed = spec.train, spec.speed
+    rule = train.early_stopping
+    rows = [{**row, "weight": 1.0} for row in read_rows(spec.validation, schema.LABELED)]
+    rules = Rules(
+        folder=spec.checkpoints,
+        identity=identity_of(spec) if spec.checkpoints else {},
+        save_steps=speed.save_steps,
+        save_total_limit=speed.save_total_limit,
+        early_stopping=rule,
+        eval_steps=eval_steps(rule, num_examples, train.train_batch_size) if rule else 1,
+        validation=tokenised(rows, spec, tokenizer) if rule else [],
+        packing=speed.packing,
+    )
+    resumed = agreed_checkpoint(spec.checkpoints, rules.identity) if spec.checkpoints else None
+    leaving = Leaving(spec.checkpoints, spec.deadline, around.is_machine_leaving)
+    return Keeper(rules, resumed, leaving, around.on_saved)
 
 
 def _join_workers(*, on_gpu: bool) -> None:
@@ -97,7 +188,12 @@ def _join_workers(*, on_gpu: bool) -> None:
 
 def read_examples(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of EXAMPLES tables, in order."""
-    return [row for path in paths for row in storage.read_table(path, schema.EXAMPLES).to_pylist()]
+    return read_rows(paths, schema.EXAMPLES)
+
+
+def read_rows(paths: Sequence[str], of: Any) -> list[dict[str, Any]]:
+    """The rows of tables of one schema, in order."""
+    return [row for path in paths for row in storage.read_table(path, of).to_pylist()]
 
 
 def tokenised(rows: Sequence[Mapping[str, Any]], spec: FinetuneSpec, tokenizer: Tokenizer) -> list[TrainingExample]:

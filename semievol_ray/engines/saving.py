@@ -4,7 +4,7 @@ Invariant: every worker takes part, since ZeRO-3 gathers one parameter at a time
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from semievol_ray import folders
@@ -12,17 +12,17 @@ from semievol_ray.engines.adapters import verify_adapter
 from semievol_ray.engines.base import Tokenizer
 
 
-def save(trainer: Any, tokenizer: Tokenizer, out: str) -> None:
+def save(model: Any, tokenizer: Tokenizer, out: str, *, first: bool, values: Mapping[str, Any] | None = None) -> None:
     """Save an adapter in float32, of its trainable parameters alone, or a whole model in its own dtype with tokenizer.
 
+    model: not wrapped. first: this is the worker that writes. values: whole parameters to save in place of the model's.
     Raises AdapterError when what was written cannot be used.
     """
-    model = trainer.accelerator.unwrap_model(trainer.model)
     is_adapter = hasattr(model, "peft_config")
-    first = trainer.args.process_index == 0
     parameters = dict(_gathered(model, trainable_alone=is_adapter, keep=first))
     if not first:
         return
+    parameters |= {name: value.to(parameters[name].dtype) for name, value in (values or {}).items()}
     if not is_adapter:
         model.config.use_cache = True
         parameters |= _buffers(model)
@@ -38,7 +38,7 @@ def _gathered(model: Any, *, trainable_alone: bool, keep: bool) -> Iterator[tupl
     for name, parameter in model.named_parameters():
         if trainable_alone and not parameter.requires_grad:
             continue
-        with _whole(parameter):
+        with whole(parameter):
             if keep:
                 value = parameter.detach().cpu().clone()
                 yield name, value.float() if trainable_alone else value
@@ -50,11 +50,13 @@ def _buffers(model: Any) -> dict[str, Any]:
     return {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers() if name in stored}
 
 
-def _whole(parameter: Any) -> contextlib.AbstractContextManager[Any]:
-    """A context in which a parameter that ZeRO-3 partitioned is whole."""
+def whole(parameter: Any, *, write: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """A context in which a parameter that ZeRO-3 partitioned is whole; with `write` the first worker's value stays."""
     if not hasattr(parameter, "ds_id"):
         return contextlib.nullcontext()
     import deepspeed
 
-    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter])
+    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+        [parameter], modifier_rank=0 if write else None
+    )
     return gathered

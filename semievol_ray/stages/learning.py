@@ -12,12 +12,12 @@ from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_wh
 from semievol_ray.engines.batches import num_steps, told
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
+from semievol_ray.engines.models import ResolvedModel
 from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
-from semievol_ray.runs import Step, read_steps
+from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context
-from semievol_ray.stages.pace import training_seconds
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
 
@@ -42,12 +42,22 @@ def examples_of(context: Context, folder: str, learned: Learned) -> Step:
 
 
 def fine_tuned(
-    context: Context, folder: str, examples: Step, *, train: TrainConfig | None = None, model: str | None = None
+    context: Context,
+    folder: str,
+    examples: Step,
+    *,
+    train: TrainConfig | None = None,
+    model: str | None = None,
+    validation: Step | None = None,
 ) -> Adapter:
-    """A base model (the student when `model` is None) fine-tuned on EXAMPLES, committed as `<folder>/train`."""
+    """A base model (the student when `model` is None) fine-tuned on EXAMPLES, committed as `<folder>/train`.
+
+    validation: the fold that train.early_stopping judges by.
+    """
     config, base = context.config, context.model(model)
     numerics = config.numerics.model_dump(mode="json", include={"train_dtype", "max_model_len", "template_date"})
     tuning = train or config.train
+    judged = validation if tuning.early_stopping else None
     step = context.step(
         f"{folder}/train",
         settings={
@@ -56,12 +66,13 @@ def fine_tuned(
             "numerics": numerics,
             "seed": config.seed,
         },
-        inputs={"examples": examples.digest(), "model": base.digest},
+        inputs={"examples": examples.digest(), "model": base.digest}
+        | ({"validation": judged.digest()} if judged else {}),
         parts=[],
         numerics=lambda: {"dtype": context.training_dtype(), "device": "gpu" if context.on_gpu else "cpu"},
     )
     if not step.committed():
-        metrics, digest = _train(context, step, examples, tuning, base.path)
+        metrics, digest = _train(context, step, examples, tuning, base, judged)
         context.run.commit(step, metrics, outputs={"adapter": digest})
     return adapter_of(step, config.name)
 
@@ -95,14 +106,14 @@ def adapter_of(step: Step, run_name: str) -> Adapter:
 
 
 def _train(
-    context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str
+    context: Context, step: Step, examples: Step, tuning: TrainConfig, base: ResolvedModel, validation: Step | None
 ) -> tuple[dict[str, float], str]:
     config = context.config
-    if context.deadline and (takes := training_seconds(dict(read_steps(context.run.root)), examples.num_rows())):
-        context.deadline.require(f"the fine-tuning {step.name}", takes)
+    if context.deadline:  # one that begins saves in time and goes on later
+        context.deadline.require(f"the fine-tuning {step.name}")
     cpus, gpus = place_training(config.speed, context.resources)
     spec = FinetuneSpec(
-        model_path=model_path,
+        model_path=base.path,
         examples=tuple(examples.part_path(part) for part in examples.parts),
         task=context.task,
         train=tuning,
@@ -115,6 +126,10 @@ def _train(
         out=f"{step.path}/adapter",
         curve=f"{step.path}/curve.jsonl",
         deepspeed=own_settings(config.speed.deepspeed),
+        checkpoints=f"{step.path}/checkpoints",
+        model_digest=base.digest,
+        validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
+        deadline=context.deadline.at if context.deadline else None,
     )
     if config.numerics.engine == "scripted":
         return train_scripted(spec)
@@ -129,7 +144,7 @@ def _train(
     def on_silence(seconds: float) -> None:
         context.progress.say(
             f"{step.name}: no step of the fine-tuning for {duration(seconds)}. Its first takes longest; if none comes, "
-            "`ray stack` on its machine shows where it stands, and the same command starts it anew."
+            "`ray stack` on its machine shows where it stands; ended and started again, the same command goes on."
         )
 
     where = step.name.removesuffix("/train")

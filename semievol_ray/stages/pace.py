@@ -1,6 +1,6 @@
-"""What steps that come again took before in the same run: the start of an engine, a fine-tuning.
+"""What the start of an engine took before in the same run.
 
-Invariant: where nothing was measured yet the answer is 0 or None, never a guess.
+Invariant: where nothing was measured yet the answer is 0, never a guess.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,17 +20,3 @@ def engine_start_seconds(events: Iterable[Event]) -> float:
             found.append((datetime.fromisoformat(event["time"]) - datetime.fromisoformat(began)).total_seconds())
             began = None
     return min(found, default=0.0)
-
-
-def training_seconds(records: Mapping[str, Event], num_examples: int) -> float | None:
-    """What a fine-tuning on so many examples takes, as the largest one before it; None before the first."""
-    known: list[tuple[int, float]] = []
-    for name, record in records.items():
-        examples = records.get(f"{name.rpartition('/')[0]}/examples", {}).get("committed")
-        done = record.get("committed")
-        if name.endswith("/train") and done and examples and examples["num_rows"]:
-            known.append((examples["num_rows"], float(done["seconds"])))
-    if not known:
-        return None
-    rows, seconds = max(known)
-    return seconds / rows * num_examples

@@ -3,8 +3,6 @@
 Invariant: every fine-tuning starts from M_base; the step commits only after its saved adapter was re-opened, checked.
 """
 
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +14,15 @@ import pyarrow as pa
 
 from semievol_ray import schema, storage
 from semievol_ray.core.selection import Decision
+from semievol_ray.engines import checkpoints
 from semievol_ray.engines.adapters import adapter_digest, verify_adapter
-from semievol_ray.engines.finetune import FinetuneSpec, finetune, read_examples
-from semievol_ray.errors import RunStopped
+from semievol_ray.engines.finetune import FinetuneSpec, identity_of, read_examples
 from semievol_ray.events import LineReader
-from semievol_ray.records import encode, parsed, read_json
+from semievol_ray.records import parsed
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
 from semievol_ray.stages.pools import ids_of
+from semievol_ray.stages.raytrain import fit
 
 POLL_SECONDS = 0.5
 
@@ -74,68 +73,33 @@ def train(
     on_step: Callable[[dict[str, Any]], None],
     on_silence: Callable[[float], None],
 ) -> tuple[dict[str, float], str]:
-    """Fine-tune on Ray Train; returns metrics and the digest of the adapter saved in `spec.out`.
+    """Fine-tune on Ray Train, from the last checkpoint on; metrics and the digest of the adapter saved in `spec.out`.
 
-    `on_step` gets the lines of the loss curve as they come, `on_silence` the seconds since the last whenever another
-    `speed.stall_seconds` are over without one. Raises RunStopped when a worker fails, AdapterError when the saved
-    adapter is not usable.
+    `on_step` gets the lines of the loss curve as they come, each step's once, `on_silence` the seconds since the last
+    whenever another `speed.stall_seconds` are over without one. The checkpoints are deleted once the adapter is found
+    good. Raises RunStopped when it fails or stops before its end, ConfigError when the checkpoints are of another
+    fine-tuning, AdapterError when the saved adapter is not usable.
     """
-    storage.remove_lines(spec.curve)
-    with _followed(spec.curve, on_step, on_silence, spec.speed.stall_seconds):
-        metrics = _fit(spec, num_workers, cpus, gpus)
+    if checkpoints.latest(spec.checkpoints, identity_of(spec)) is None:
+        storage.remove_lines(spec.curve)
+    with _followed(spec.curve, _once_a_step(on_step), on_silence, spec.speed.stall_seconds):
+        metrics = fit(spec, num_workers, cpus, gpus)
     metrics |= {k: float(v) for k, v in verify_adapter(spec.out).items()}
+    storage.remove_folder(spec.checkpoints)
     return metrics, adapter_digest(spec.out)
 
 
-def _fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[str, float]:
-    if not storage.is_remote(spec.curve):
-        return _fit_in(os.path.dirname(spec.curve), spec, num_workers, cpus, gpus)  # noqa: PTH120
-    with tempfile.TemporaryDirectory(prefix="semievol-train-") as folder:
-        return _fit_in(folder, spec, num_workers, cpus, gpus)
+def _once_a_step(on_step: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """Steps that were done again after a worker's end stand twice in the curve; they are told of once."""
+    last = 0
 
+    def tell(line: dict[str, Any]) -> None:
+        nonlocal last
+        if line["step"] > last:
+            last = line["step"]
+            on_step(line)
 
-def _fit_in(folder: str, spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[str, float]:
-    """Ray Train with its working folder in a local one, which all of its nodes have to see (one node: any)."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"spec": spec, "num_threads": max(1, int(cpus))},
-        torch_config=TorchConfig(backend="nccl" if spec.on_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {}),
-        ),
-        run_config=RunConfig(name="ray", storage_path=os.path.abspath(folder)),  # noqa: PTH100
-    )
-    try:
-        trainer.fit()
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:  # Ray Train wraps whatever a worker raised
-        raise RunStopped(
-            f"fine-tuning failed: {_root_cause(error)}. Running the same command again starts it anew."
-        ) from error
-    return dict(read_json(_metrics_path(spec)))
-
-
-def _train_worker(config: dict[str, Any]) -> None:
-    """What runs in each Ray Train worker."""
-    spec: FinetuneSpec = config["spec"]
-    if not spec.on_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        os.environ["OMP_NUM_THREADS"] = str(config["num_threads"])
-    metrics = finetune(spec, None if spec.on_gpu else config["num_threads"])
-    import ray.train
-
-    if ray.train.get_context().get_world_rank() == 0:
-        storage.write(_metrics_path(spec), encode(metrics))
-
-
-def _metrics_path(spec: FinetuneSpec) -> str:
-    return f"{spec.curve.removesuffix('.jsonl')}-end.json"
+    return tell
 
 
 def train_scripted(spec: FinetuneSpec) -> tuple[dict[str, float], str]:
@@ -178,12 +142,6 @@ def _followed(
     finally:
         ended.set()
         thread.join(timeout=10)
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def _write_examples(

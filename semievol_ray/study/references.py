@@ -53,10 +53,10 @@ def _adapter(context: Context, data: Data, making: Making, num_steps: int | None
         case Making.MATCHED:
             assert num_steps is not None
             longer = context.config.train.model_copy(update={"max_steps": num_steps})
-            return fine_tuned(context, MATCHED, _labels(context, data), train=longer)
+            return fine_tuned(context, MATCHED, _labels(context, data), train=longer, validation=data.validation)
         case Making.GOLD:
             examples = examples_of(context, ORACLE, Learned(data.labeled, (_gold_labeled(context, data),)))
-            return fine_tuned(context, ORACLE, examples)
+            return fine_tuned(context, ORACLE, examples, validation=data.validation)
     return None
 
 

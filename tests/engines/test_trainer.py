@@ -26,5 +26,5 @@ def test_loss_that_is_no_number_stops_naming_the_step_and_its_rows(
     )  # fmt: skip
     order = [EXAMPLES[0], EXAMPLES[1], EXAMPLES[2], FILLER]
     trainer = answer_trainer(model=broken, arguments=arguments, examples=order, packing=packing, callbacks=[])
-    with pytest.raises(RunStopped, match="the loss of step 2 is nan, in the batch of rows row-2; nothing was saved"):
+    with pytest.raises(RunStopped, match="the loss of step 2 is nan, in the batch of rows row-2; nothing of it was saved"):
         trainer.train()

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +33,43 @@ WORKERS = """
 import os, pickle, sys, traceback
 from pathlib import Path
 import deepspeed, peft, torch, transformers, pyarrow.parquet
-from semievol_ray.engines.finetune import finetune
+from semievol_ray.engines.finetune import Surroundings, finetune
+from semievol_ray.engines.keeping import MachineLeavesError
 
-def work(rank):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+def work(specs, last):
     try:
-        for spec in pickle.loads(Path(sys.argv[1]).read_bytes()):
-            finetune(spec)
-            print("done", spec.out, flush=True)
+        for spec in specs:
+            asked = []
+            try:
+                finetune(spec, Surroundings(is_machine_leaving=lambda: asked.append(1) or len(asked) == last))
+            except MachineLeavesError:
+                print("left", spec.out, flush=True)
     except BaseException:
         traceback.print_exc()
         os._exit(3)
     os._exit(0)
 
-children = []
-for rank in range(int(os.environ["WORLD_SIZE"])):
-    children.append(os.fork())
-    if not children[-1]:
-        work(rank)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+for specs, num_workers, last, port in pickle.loads(Path(sys.argv[1]).read_bytes()):
+    os.environ |= {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = []
+    for rank in range(num_workers):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        children.append(os.fork())
+        if not children[-1]:
+            work(specs, last)
+    if worst := max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children):
+        sys.exit(worst)
 """
-"""The libraries are loaded once, then a process for each worker is forked off."""
+"""The libraries are loaded once, then a process for each worker of each leg is forked off."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Fine-tunings, one after another, on a number of workers; each leaves after `num_steps`, or ends when None."""
+
+    specs: Sequence[FinetuneSpec]
+    num_workers: int
+    num_steps: int | None = None
 
 
 def rows(num: int) -> list[dict[str, Any]]:
@@ -89,12 +106,15 @@ def spec_in(
 
 def run_workers(specs: Sequence[FinetuneSpec], num_workers: int, folder: Path) -> str | None:
     """Do fine-tunings one after another in `num_workers` processes; the end of their errors where one failed."""
-    file, errors = folder / f"specs-{num_workers}.pickle", folder / f"errors-{num_workers}"
-    file.write_bytes(pickle.dumps(list(specs)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(num_workers)}
-    env = os.environ | place | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    return run_legs([Leg(specs, num_workers)], folder)
+
+
+def run_legs(legs: Sequence[Leg], folder: Path) -> str | None:
+    """Do one leg after another; the end of the errors where one failed."""
+    file, errors = folder / "legs.pickle", folder / "errors"
+    ports = _free_ports(len(legs))
+    file.write_bytes(pickle.dumps([(g.specs, g.num_workers, g.num_steps, p) for g, p in zip(legs, ports, strict=True)]))
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     with errors.open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", WORKERS, str(file)], env=env, stdout=log, stderr=log, start_new_session=True
@@ -106,6 +126,16 @@ def run_workers(specs: Sequence[FinetuneSpec], num_workers: int, folder: Path) -
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     return errors.read_text()[-3000:] if code else None
+
+
+def _free_ports(num: int) -> list[int]:
+    probes = [socket.socket() for _ in range(num)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    found = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return found
 
 
 def losses(spec: FinetuneSpec) -> list[float]:

@@ -1,0 +1,79 @@
+"""Why a fine-tuning saves and leaves before its end: a notice of the driver, a deadline, a machine that goes away.
+
+Invariant: all workers leave after the same step, with its checkpoint committed.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from semievol_ray import storage
+
+NOTICE_FILE = "leave"
+LOOK_SECONDS = 2.0
+"""Between two looks for a notice, which costs a request where the run lies in an object store."""
+SPARE_SECONDS = 15.0
+"""Left before a deadline for what comes after the checkpoint, and for the first one, whose time is not known."""
+
+
+class Reason(IntEnum):
+    """Why to leave; of several workers' reasons the largest holds."""
+
+    NONE = 0
+    MACHINE = 1
+    NOTICE = 2
+    DEADLINE = 3
+
+
+WORDS = {Reason.NOTICE: "it was told to stop", Reason.DEADLINE: "its deadline comes before another step is done"}
+
+
+def leave_notice(checkpoints: str) -> None:
+    """Let a fine-tuning whose checkpoints lie in this folder save after its step and stop; from any process."""
+    storage.write(f"{checkpoints}/{NOTICE_FILE}", b"")
+
+
+def withdraw_notice(checkpoints: str) -> None:
+    """Take back a notice that an earlier driver gave."""
+    storage.remove(f"{checkpoints}/{NOTICE_FILE}")
+
+
+@dataclass
+class Leaving:
+    """Looks, after each step, for a reason to leave; of what concerns all, in the first worker.
+
+    deadline: a moment as `time.time()` counts, by which the last checkpoint is to be stored.
+    """
+
+    checkpoints: str
+    deadline: float | None
+    is_machine_leaving: Callable[[], bool]
+    save_seconds: float = SPARE_SECONDS
+    _step_began: float = field(default_factory=time.monotonic)
+    _step_seconds: float = 0.0
+    _looked: float = field(default_factory=time.monotonic)
+
+    def reason(self, *, first: bool, device: Any) -> Reason:
+        """Why all workers are to leave now; they ask at once, after each step."""
+        import torch
+
+        found = torch.tensor(int(self._own(first=first)), device=device)
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return Reason(int(found))
+
+    def _own(self, *, first: bool) -> Reason:
+        now = time.monotonic()
+        self._step_seconds = max(0.5 * self._step_seconds, now - self._step_began)
+        self._step_began = now
+        if first and self.deadline is not None:
+            needed = 2 * self._step_seconds + self.save_seconds + SPARE_SECONDS
+            if time.time() + needed >= self.deadline:
+                return Reason.DEADLINE
+        if first and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            if storage.exists(f"{self.checkpoints}/{NOTICE_FILE}"):
+                return Reason.NOTICE
+        return Reason.MACHINE if self.is_machine_leaving() else Reason.NONE
