@@ -56,6 +56,8 @@ FLOORS = [
     ["repair"],
     ["verifylines"],
     ["cleanlines", "summary", "explain", "evaluation", "export", "outcomes"],
+    ["modelcard"],
+    ["modelexport"],
     ["reporting"],
     ["report"],
     ["study"],
