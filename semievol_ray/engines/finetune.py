@@ -17,6 +17,7 @@ from semievol_ray.core.prompts import question_messages
 from semievol_ray.engines.base import Tokenizer
 from semievol_ray.engines.batches import in_order, num_steps
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
+from semievol_ray.engines.fit import refuse_unfit
 from semievol_ray.engines.loss import TrainingExample
 from semievol_ray.engines.operators import load_cpu_operators
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
@@ -52,7 +53,8 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
     """Fine-tune and save the adapter, or the whole model, to `spec.out`; in every worker, torch.distributed being up.
 
     `num_threads` is torch's on a CPU, its own choice when None. Returns train_loss, num_steps, num_examples and
-    train_seconds. Raises DataError when there is no example or one is too long, RunStopped when the loss is no number.
+    train_seconds. Raises DataError when there is no example or one is too long, PlacementError when memory does not do,
+    RunStopped when the loss is no number.
     """
     import torch
     from transformers import set_seed
@@ -65,6 +67,7 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
     model_path = local_weights(spec.model_path)
     tokenizer = load_tokenizer(model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)
+    refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
     arguments = _arguments(spec, len(examples))  # before the model: ZeRO-3 cuts it up as it is loaded
     packs_on_gpu = spec.speed.packing and spec.on_gpu
     model = load_base(model_path, spec.train, spec.dtype, packs_on_gpu=packs_on_gpu)
