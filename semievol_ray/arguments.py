@@ -117,10 +117,18 @@ def _add_report(verbs: "_Verbs") -> None:
 
 
 def _add_export(verbs: "_Verbs") -> None:
-    about = "write a run's pseudo-labels with their provenance, for a trainer or an annotator"
+    about = "write a run's pseudo-labels with their provenance, or its model, for other tools"
     parser = verbs.add_parser("export", help=about, description=about.capitalize() + ".")
     _add_folder(parser)
-    parser.add_argument("--data", required=True, choices=("accepted", "rejected", "all"), help="which rows")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", choices=("accepted", "rejected", "all"), help="which rows")
+    what.add_argument("--model", metavar="OUT", nargs="?", const="", help="the adapter, into the new folder OUT")
+    parser.add_argument(
+        "--merged", metavar="OUT", nargs="?", const="", help="with --model: the adapter merged into its base"
+    )
+    parser.add_argument(
+        "--round", metavar="N", type=int, help="with --model: of this round (default: the one handed over, or the last)"
+    )
     parser.add_argument(
         "--format", default="jsonl", choices=("messages", "parquet", "jsonl"),
         help="messages: chat rows as the trainer sees them (default: jsonl)",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from semievol_ray.arguments import parser
-from semievol_ray.errors import SemievolError
+from semievol_ray.errors import SemievolError, UserError
 
 EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
 
@@ -117,13 +117,30 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    if arguments.model is not None:
+        _export_model(arguments)
+        return
     from semievol_ray import export
 
+    if arguments.merged is not None or arguments.round is not None:
+        raise UserError("--merged and --round go with --model, not with --data.")
     done = export.export_data(
         _folder(arguments), arguments.data, arguments.format, arguments.out, force=arguments.force
     )
     left_out = f" ({done.num_left_out} without a label left out)" if done.num_left_out else ""
     print(f"{done.path}: {done.num_rows} rows{left_out}")
+
+
+def _export_model(arguments: argparse.Namespace) -> None:
+    from semievol_ray import modelexport
+
+    out = arguments.model or arguments.merged or arguments.out
+    if not out:
+        raise UserError("name the new folder of the model: semievol export RUN --model [--merged] OUT.")
+    done = modelexport.export_model(
+        _folder(arguments), out, merged=arguments.merged is not None, number=arguments.round
+    )
+    print(f"{done.path}: {done.kind} of round {done.round}")
 
 
 def _clean(arguments: argparse.Namespace) -> None:

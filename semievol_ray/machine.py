@@ -170,6 +170,16 @@ def _memory() -> tuple[int, int]:
     return (min(total, int(limit)), min(available, int(limit))) if limit.isdigit() else (total, available)
 
 
+def free_memory() -> int:
+    """Bytes that a process may still take, within its container's limit (cgroup v2), pages of files counted as free."""
+    _, free = _memory()
+    used, limit = (_text(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("current", "max"))
+    if not (used.isdigit() and limit.isdigit()):
+        return free
+    files = dict(line.split() for line in _text("/sys/fs/cgroup/memory.stat").splitlines())
+    return max(0, min(free, int(limit) - int(used) + int(files.get("inactive_file", "0"))))
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text()

@@ -63,6 +63,8 @@ FLOORS = [
     ["verifylines"],
     ["handover", "labelfile"],
     ["cleanlines", "summary", "explain", "evaluation", "export", "label", "outcomes"],
+    ["modelcard"],
+    ["modelexport"],
     ["reporting"],
     ["report"],
     ["study"],

@@ -20,6 +20,7 @@ from semievol_ray.engines.base import Tokenizer
 from semievol_ray.engines.batches import in_order, num_steps
 from semievol_ray.engines.checkpointfiles import agreed_checkpoint, learned, put_learned
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
+from semievol_ray.engines.fit import refuse_unfit
 from semievol_ray.engines.keeping import Keeper, Rules
 from semievol_ray.engines.leaving import Leaving
 from semievol_ray.engines.loss import TrainingExample
@@ -79,8 +80,9 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     """Fine-tune and save the adapter, or the whole model, to `spec.out`; in every worker, torch.distributed being up.
 
     Goes on from the last whole checkpoint in `spec.checkpoints`. Returns train_loss, num_steps, num_examples and
-    train_seconds, of the validations too. Raises DataError when there is no example or one is too long, ConfigError
-    when the checkpoint is of another fine-tuning, RunStopped when the loss is no number or it leaves before the end.
+    train_seconds, of the validations too. Raises DataError when there is no example or one is too long, PlacementError
+    when memory does not do, ConfigError when the checkpoint is of another fine-tuning, RunStopped when the loss is no
+    number or it leaves before the end.
     """
     import torch
     from transformers import set_seed
@@ -93,6 +95,7 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     model_path = local_weights(spec.model_path)
     tokenizer = load_tokenizer(model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)
+    refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
     arguments = _arguments(spec, len(examples))  # before the model: ZeRO-3 cuts it up as it is loaded
     keeper = _keeper(spec, around, len(examples), tokenizer)
     packs_on_gpu = spec.speed.packing and spec.on_gpu

@@ -30,6 +30,16 @@ def weight_bytes(folder: str, dtype: str, quantization: str | None = None) -> in
         return None
 
 
+def tensor_shapes(folder: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of a model folder; empty where its files are no safetensors."""
+    path = Path(folder)
+    try:
+        headers = [_header(path / name) for name in _weight_files(path)]
+        return {name: tuple(tensor["shape"]) for header in headers for name, tensor in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return {}
+
+
 def _weight_files(path: Path) -> list[str]:
     """The files that an index names; without one those that transformers would read, else all."""
     if indices := sorted(path.glob("*.safetensors.index.json")):

@@ -39,7 +39,7 @@ def tell(message: str) -> None:
 
 def model_known(name: str) -> bool:
     """Whether `resolve_model` would try this name; looks at no network and at no weights."""
-    return storage.is_remote(name) or _is_model_folder(name) or name in PACKAGED or _is_hub_name(name)
+    return storage.is_remote(name) or _is_model_folder(name) or name in PACKAGED or is_hub_name(name)
 
 
 def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str], None] = tell) -> ResolvedModel:
@@ -56,7 +56,7 @@ def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str]
     elif name in PACKAGED:
         path, digest = packaged_folder(PACKAGED[name], folder, report)
         return ResolvedModel(name, str(path), digest)
-    elif _is_hub_name(name):
+    elif is_hub_name(name):
         path = _hub_folder(name)
     else:
         raise ModelError(_unknown(name))
@@ -83,7 +83,7 @@ def _is_model_folder(name: str) -> bool:
     return (Path(name).expanduser() / "config.json").is_file()
 
 
-def _is_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
     return _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
