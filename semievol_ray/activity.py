@@ -121,8 +121,8 @@ def _span_seconds(recent: Sequence[Event]) -> float:
 
 
 def _pace(reports: Sequence[Event], seconds: float) -> Pace:
-    keys = ("num_rows", "num_tokens", "num_prompt_tokens")
-    return Pace(*(total(reports, key) / seconds for key in keys), prefix_hit_rate=hit_rate(reports))
+    rows, tokens, prompt = (total(reports, key) / seconds for key in ("num_rows", "num_tokens", "num_prompt_tokens"))
+    return Pace(rows, tokens, prompt, hit_rate(reports))
 
 
 def hit_rate(events: Iterable[Event]) -> float | None:
