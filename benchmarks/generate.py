@@ -29,11 +29,11 @@ CHILD = "benchmarks.generate_child"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every arm on every workload, print the tables, write the result file."""
-    options = _options(arguments)
+    options = options_of(arguments)
     found, folder = Found(), Path(options.folder or tempfile.mkdtemp(prefix="generate-"))
     try:
         for workload in options.workloads.split(","):
-            plan = _prepared(options, workload, folder / workload)
+            plan = prepared(options, workload, folder / workload)
             measures = {arm: _measure(options, arm, folder / workload) for arm in options.arms.split(",")}
             add(found, workload, plan, measures)
             if options.roofline and "ours" in measures:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _prepared(options: argparse.Namespace, workload: str, folder: Path) -> Plan:
+def prepared(options: argparse.Namespace, workload: str, folder: Path) -> Plan:
     """The workload's run up to its retrieval, and its plan; a folder that is given keeps them for the next call."""
     if not (folder / "plan").exists():
         settings = {
@@ -132,7 +132,8 @@ def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with what depends on the machine filled in."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="12 rows of W1, ours against raw vLLM: two minutes")
     parser.add_argument("--rows", type=int, help="rows of a workload (default: 200; 2000 on a GPU)")

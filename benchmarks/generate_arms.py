@@ -27,7 +27,7 @@ def environment(plan: Plan) -> None:
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def raw(plan: Plan, phase: Phase) -> Answers:
+def raw(plan: Plan, phase: Phase, *, reflect: bool = True) -> Answers:
     """(a) vLLM handed all prompts at once, a row's four beside each other; an engine for each set of weights."""
     made = Answers()
     groups = plan.groups()
@@ -38,7 +38,7 @@ def raw(plan: Plan, phase: Phase) -> Answers:
                 outputs = _generate(llm, plan, [(p, p.ids[i]) for i, p in order])
             for (_, p), text in zip(order, _counted(made, outputs), strict=True):
                 made.drafts.setdefault(p.name, []).append(text)
-            if n == len(groups) - 1:
+            if reflect and n == len(groups) - 1:
                 _reflect(plan, phase, llm, made)
     return made
 
