@@ -21,6 +21,7 @@ from semievol_ray.methodconfig import slug
 from semievol_ray.preflight import preflight
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step, read_manifest
+from semievol_ray.servable import check_servable
 from semievol_ray.stages.answer import Asked, Warm, answer, answer_round, evaluation
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.cutter import means_of
@@ -72,6 +73,7 @@ def run(config: RunConfig, root: str, progress: Progress | None = None, *, share
     check_models(config)
     check_method(config)
     check_extras(config)
+    check_servable(config)
     settings = config.model_dump(mode="json")
     manifest = {"name": config.name, "config": settings}
     with Run.open(root, manifest, share=share) as held, ExitStack() as closing, terminated_as_interrupt():

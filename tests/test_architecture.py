@@ -43,6 +43,7 @@ FLOORS = [
     ["engines"],
     ["placement"],
     ["stages"],
+    ["servable"],
     ["checks", "problems"],
     ["preflight"],
     ["driver"],
