@@ -48,7 +48,7 @@ FLOORS = [
     ["preflight"],
     ["driver"],
     ["doctor"],
-    ["activity", "retries", "forecast"],
+    ["activity", "retries", "forecast", "starts"],
     ["check"],
     ["status"],
     ["statuslines"],

@@ -35,7 +35,7 @@ class Session:
 
 @dataclass(frozen=True)
 class PartReport:
-    """What the driver learns of one committed part."""
+    """What the driver learns of one committed part; `start_seconds` is what its engine took to start."""
 
     step: str
     part: str
@@ -50,6 +50,7 @@ class PartReport:
     first_error: str | None
     num_unreadable: int
     unreadable: list[str]
+    start_seconds: float = 0.0
 
 
 def missing(session: Session) -> dict[str, list[int]]:

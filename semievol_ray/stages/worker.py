@@ -145,4 +145,5 @@ class EngineWorker:
             first_error=errors[0] if errors else None,
             num_unreadable=len(unreadable),
             unreadable=unreadable[:NUM_SAMPLES],
+            start_seconds=self._life.start_seconds,
         )

@@ -26,9 +26,8 @@ def test_adapter_that_cannot_be_served_dynamically_is_merged_on_a_gpu(
     serving: str,
     context_of: Callable[..., Context],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(Context, "resources", Resources((Node(8, 1),)))
     context = context_of(method={"embedder": "hash", "warm_adapter": str(tmp_path)})
+    context.resources = Resources((Node(8, 1),))
     assert context.serving_numerics()["adapter_serving"] == serving
