@@ -17,10 +17,12 @@ def check(config: RunConfig) -> str:
     """The resolved configuration as YAML, the steps behind it as comments. Raises ConfigError, DataError and so on."""
     from semievol_ray.checks import check_method, check_models
     from semievol_ray.extras import check_extras
+    from semievol_ray.servable import check_servable
 
     check_models(config)
     check_method(config)
     check_extras(config)
+    check_servable(config)
     check_data(config)
     resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     listed = "\n".join(f"#   {step}" for step in planned_steps(config))

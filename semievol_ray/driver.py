@@ -23,6 +23,7 @@ from semievol_ray.methodconfig import slug
 from semievol_ray.preflight import preflight
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step, read_manifest
+from semievol_ray.servable import check_servable
 from semievol_ray.stages.answer import Asked, Warm, answer, answer_round, evaluation
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.cutter import means_of
@@ -82,6 +83,7 @@ def run(
     check_models(config)
     check_method(config)
     check_extras(config)
+    check_servable(config)
     settings = config.model_dump(mode="json")
     manifest = {"name": config.name, "config": settings}
     with (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray.config import ReplicaRange, SpeedConfig
+from semievol_ray.engines.vllm import cpu_cache_bytes
 from semievol_ray.errors import PlacementError
 
 GPU_SHARE = 0.92
@@ -161,6 +162,32 @@ def training_memory_shortage(speed: SpeedConfig, resources: Resources, weights: 
         f"fine-tuning {told}: each worker holds {gigabytes(each)} of weights, and the smallest GPU has "
         f"{gigabytes(smallest)}. Use speed.zero_stage: 3, which divides them by speed.num_train_workers, with at "
         f"least {-(-weights // smallest)} workers, or larger GPUs."
+    )
+
+
+def cache_shortage(
+    speed: SpeedConfig, resources: Resources, weights: int, token_bytes: int, max_model_len: int, told: str
+) -> str | None:
+    """Why the cache of an engine holds no prompt of `max_model_len` tokens; None where it does or nothing is known."""
+    given, size = speed.engine_kwargs.get("kv_cache_memory_bytes"), _size(speed, "tensor") * _size(speed, "pipeline")
+    gpus = [gpu for node in resources.nodes for gpu in node.gpu_bytes]
+    share = float(speed.engine_kwargs.get("gpu_memory_utilization", GPU_SHARE))
+    needed = token_bytes * max_model_len / size
+    if given is not None:
+        budget, where = float(given), "speed.engine_kwargs.kv_cache_memory_bytes"
+    elif resources.num_gpus:
+        budget = min(gpus, default=0) * share - weights / size
+        where = f"what the weights leave of {share:g} of the smallest GPU"
+        if not gpus or budget <= 0:  # not known, or told with the weights
+            return None
+    else:
+        budget, where = cpu_cache_bytes(), "an engine's cache on a CPU, unless kv_cache_memory_bytes is set,"
+    if needed <= budget:
+        return None
+    return (
+        f"{told}: the cache of one prompt of numerics.max_model_len {max_model_len} tokens needs {gigabytes(needed)}, "
+        f"and {where} is {gigabytes(budget)}: room for {int(budget // (token_bytes / size))} tokens. Lower "
+        f"numerics.max_model_len, or set speed.engine_kwargs.kv_cache_memory_bytes to {math.ceil(needed)} or more."
     )
 
 

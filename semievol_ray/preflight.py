@@ -10,19 +10,21 @@ from dataclasses import asdict
 
 from semievol_ray.config import RunConfig
 from semievol_ray.engines.embed import HASH
-from semievol_ray.engines.footprint import weight_bytes
+from semievol_ray.engines.footprint import cache_bytes_a_token, weight_bytes
 from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import ClusterError, PlacementError
 from semievol_ray.extras import needed
 from semievol_ray.placement import (
     Node,
     Resources,
+    cache_shortage,
     engine_memory_shortage,
     engine_shortage,
     training_memory_shortage,
     training_shortage,
 )
 from semievol_ray.problems import Gravity, Kind, Problem, engine_memory, machine_problems
+from semievol_ray.servable import check_templates
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.nodes import DRIVER, NodeReport, node_reports
 
@@ -43,6 +45,9 @@ def preflight(context: Context) -> None:
         folders = {name: local_weights(context.model(name).path) for name in models(config)}
         weights = model_weights(config, folders, resources)
         found += memory_problems(config, resources, weights)
+        if config.numerics.engine == "vllm":
+            check_templates(folders)
+            found += cache_problems(config, resources, folders, weights)
         found += machine_problems(reports, context.run.root, needed(config), _merged_bytes(config, resources, weights))
     context.run.event(
         "preflight",
@@ -123,6 +128,23 @@ def memory_problems(config: RunConfig, resources: Resources, weights: Mapping[st
         training_memory_shortage(speed, resources, int(size * ratio), f"{name} in {trained}")
         for name, size in weights.items()
         if name in tuned
+    ]
+    return [Problem(Gravity.ERROR, Kind.PLACEMENT, lack) for lack in found if lack]
+
+
+def cache_problems(
+    config: RunConfig, resources: Resources, folders: Mapping[str, str], weights: Mapping[str, int]
+) -> list[Problem]:
+    """Models of which an engine's cache does not hold one prompt of the longest length that is allowed."""
+    if "kv_cache_dtype" in config.numerics.engine_kwargs:
+        return []
+    dtype = serving_dtype(config, resources)
+    sizes = {name: cache_bytes_a_token(folder, dtype) for name, folder in folders.items() if name in weights}
+    longest = config.numerics.max_model_len
+    found = [
+        cache_shortage(config.speed, resources, weights[name], size, longest, f"{name} in {dtype}")
+        for name, size in sizes.items()
+        if size
     ]
     return [Problem(Gravity.ERROR, Kind.PLACEMENT, lack) for lack in found if lack]
 

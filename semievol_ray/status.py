@@ -22,6 +22,7 @@ from semievol_ray.inventory import StepFiles, take_inventory
 from semievol_ray.records import json_lines
 from semievol_ray.retries import retries
 from semievol_ray.runs import Step, read_events, read_manifest
+from semievol_ray.starts import Starts, engine_starts
 from semievol_ray.steps import read_step_record
 
 SILENT_SECONDS = 300.0
@@ -88,6 +89,7 @@ class RunStatus:
     last_event: str | None = None
     silent_seconds: float | None = None
     stopped: str | None = None
+    starts: Starts | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -100,7 +102,8 @@ def status(root: str, before: RunStatus | None = None) -> RunStatus:
     """The state of a run directory; `before` is an earlier look. Raises UserError when the folder is none."""
     manifest = read_manifest(root)
     config = parse(manifest["config"], f"{root}/manifest.json")
-    files, told = take_inventory(root), activity(read_events(root))
+    events = read_events(root)
+    files, told = take_inventory(root), activity(events)
     records = _records(root, list(files.steps))
     names = _names(manifest, config, records)
     holder = lease.newest_holder(root)
@@ -122,6 +125,7 @@ def status(root: str, before: RunStatus | None = None) -> RunStatus:
         replicas=told.replicas,
         troubles=told.troubles,
         seconds_left=_seconds_left(config, records, steps, told.pace) if running is not False else None,
+        starts=engine_starts(events),
         last_event=str(told.last["kind"]) if told.last else None,
         silent_seconds=max(0.0, seconds_between(told.last["time"], now)) if told.last else None,
         stopped=str(told.last["reason"]) if told.last and told.last["kind"] == "run_stopped" else None,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 from semievol_ray import tables
+from semievol_ray.starts import starts_shown
 from semievol_ray.status import RunStatus, State, StepStatus, all_retries, as_json, status
 
 _MOST_REPLICAS, _MOST_TEXT = 8, 300
@@ -31,7 +32,14 @@ def render(found: RunStatus) -> str:
     """The status as a table, and below it what is under way and what went wrong."""
     header = ("step", "done", "rows", "time", "failed", "tokens", "disk")
     table = tables.table(header, [_row(step) for step in found.steps])
-    below = [*_pace_lines(found), *_left_lines(found), *_trouble_lines(found), f"disk: {size(found.num_bytes)} in all"]
+    starts = [f"engine starts: {starts_shown(found.starts)}"] if found.starts else []
+    below = [
+        *_pace_lines(found),
+        *_left_lines(found),
+        *starts,
+        *_trouble_lines(found),
+        f"disk: {size(found.num_bytes)} in all",
+    ]
     return "\n".join([f"run {found.name}: {found.root}", _driver_line(found), *_silence(found), "", table, "", *below])
 
 

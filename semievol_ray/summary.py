@@ -12,6 +12,7 @@ from semievol_ray import tables
 from semievol_ray.core.metrics import Interval, paired_difference
 from semievol_ray.runs import Step, read_events, read_manifest, read_steps
 from semievol_ray.stages.evaluate import correctness
+from semievol_ray.starts import Starts, engine_starts, starts_shown
 
 UNTOUCHED, LABELS_ONLY, SEMIEVOL = "untouched model", "labels only", "SemiEvol"
 
@@ -48,6 +49,7 @@ class Summary:
     gain: Interval | None
     pseudo_labels: tuple[PseudoLabels, ...]
     seconds: Mapping[str, float]
+    starts: Starts | None = None
 
 
 def summarise(root: str) -> Summary:
@@ -66,6 +68,7 @@ def summarise(root: str) -> Summary:
         gain=gain,
         pseudo_labels=tuple(_pseudo_labels(name, c) for name, c in sorted(done.items()) if _is_selection(name)),
         seconds=_seconds(root, done),
+        starts=engine_starts(read_events(root)),
     )
 
 
@@ -108,7 +111,8 @@ def _pseudo_label_table(found: Summary) -> str:
 
 def _time_table(found: Summary) -> str:
     rows = [(name, tables.seconds(value)) for name, value in found.seconds.items()]
-    return tables.table(("step", "time"), [*rows, ("together", tables.seconds(sum(found.seconds.values())))])
+    table = tables.table(("step", "time"), [*rows, ("together", tables.seconds(sum(found.seconds.values())))])
+    return f"{table}\nof which engine starts: {starts_shown(found.starts)}" if found.starts else table
 
 
 def _evaluated(done: Mapping[str, Any], final: int | None) -> dict[str, str]:

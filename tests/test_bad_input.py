@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -45,6 +46,28 @@ def choice_file(content: str) -> Callable[[Path], None]:
         (folder / "labeled.csv").write_text(content)
 
     return spoil
+
+
+def served(adapter: dict[str, object] | None = None, **changes: Any) -> Callable[[Path], None]:
+    """A configuration for vLLM, which no engine is started for; `adapter` is the content of a warm adapter's file."""
+
+    def spoil(folder: Path) -> None:
+        method: dict[str, Any] = {"embedder": "hash"}
+        if adapter is not None:
+            (folder / "adapter").mkdir()
+            (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter))
+            method["warm_adapter"] = "adapter"
+        numerics = {"engine": "vllm", **changes.get("numerics", {})}
+        write_config(folder, **{"model": "smollm2-135m-instruct", "method": method, **changes, "numerics": numerics})
+
+    return spoil
+
+
+def without_template(folder: Path) -> None:
+    (folder / "model").mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / "model" / name).write_text("{}")
+    served(model=str(folder / "model"))(folder)
 
 
 CASES = {
@@ -95,6 +118,43 @@ CASES = {
             method={"embedder": "hash", "collaborators": [{"name": "other", "model": "no-such-model"}]},
         ),
         ("method.collaborators", "other", "'no-such-model'", "org/name"),
+    ),
+    "two collaborators with one name": Case(
+        config(method={"embedder": "hash", "collaborators": [{"name": "one"}, {"name": "one", "demonstrations": 2}]}),
+        ("two collaborators are named 'one'",),
+    ),
+    "engine argument that this vLLM has not": Case(
+        served(numerics={"engine_kwargs": {"rope_scalling": 1, "kv_cache_dtyp": "auto"}}),
+        ("numerics.engine_kwargs.", "installed here", "no such engine argument"),
+    ),
+    "misspelt engine argument": Case(
+        served(numerics={"engine_kwargs": {"kv_cache_dtyp": "auto"}}),
+        ("numerics.engine_kwargs.kv_cache_dtyp", "Did you mean kv_cache_dtype?"),
+    ),
+    "speed argument that this vLLM has not": Case(
+        served(speed={"engine_kwargs": {"swap_space": 4}}), ("speed.engine_kwargs.swap_space", "Leave it out")
+    ),
+    "rank that vLLM does not serve": Case(
+        served(numerics={"adapter_serving": "dynamic"}, train={"lora_r": 1024}),
+        ("train.lora_r", "rank 1024", "512", "adapter_serving: merged"),
+    ),
+    "warm adapter of a rank that vLLM does not serve": Case(
+        served({"r": 600}, numerics={"adapter_serving": "dynamic"}),
+        ("method.warm_adapter", "adapter:", "rank 600", "512"),
+    ),
+    "DoRA with dynamic serving": Case(
+        served(numerics={"adapter_serving": "dynamic"}, train={"use_dora": True}), ("use_dora", "auto or merged")
+    ),
+    "warm adapter of DoRA with dynamic serving": Case(
+        served({"r": 8, "use_dora": True}, numerics={"adapter_serving": "dynamic"}),
+        ("method.warm_adapter", "adapter:", "use_dora", "auto or merged"),
+    ),
+    "warm adapter with modules_to_save and dynamic serving": Case(
+        served({"r": 8, "modules_to_save": ["lm_head"]}, numerics={"adapter_serving": "dynamic"}),
+        ("method.warm_adapter", "adapter:", "modules_to_save lm_head", "auto or merged"),
+    ),
+    "model without a chat template": Case(
+        without_template, ("its tokenizer has no chat template", "instruct model", "chat_template.jinja")
     ),
 }
 

@@ -1,11 +1,13 @@
 """The preflight of a run: what refuses it, what only warns, and what stands in its events."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from semievol_ray import configfile, driver, preflight, storage
+from semievol_ray.engines.footprint import cache_bytes_a_token
 from semievol_ray.errors import ClusterError, PlacementError
 from semievol_ray.placement import Node, Resources
 from semievol_ray.problems import Gravity, Kind, Problem
@@ -111,3 +113,42 @@ def _config(folder: Path, **changes: Any) -> Any:
     for key, value in changes.items():
         tree = changed(tree, key, value)
     return configfile.parse(tree, "test")
+
+
+@pytest.mark.parametrize(
+    ("speed", "resources", "fits"),
+    [
+        ({}, Resources((Node(8, 0),)), True),
+        ({"kv_cache_memory_bytes": 64 * 2048}, Resources((Node(8, 0),)), True),
+        ({"kv_cache_memory_bytes": 64 * 2048 - 1}, Resources((Node(8, 0),)), False),
+        ({"kv_cache_memory_bytes": 32 * 2048, "tensor_parallel_size": 2}, GPUS, True),
+        ({"kv_cache_memory_bytes": 32 * 2048}, GPUS, False),
+        ({}, Resources((Node(8, 1, 10**11, (200_000,), "a"),)), False),
+        ({}, Resources((Node(8, 1, 10**11, (300_000,), "a"),)), True),
+    ],
+)
+def test_cache_that_holds_no_prompt_of_the_longest_length_is_refused_with_the_arithmetic(
+    speed: dict[str, Any], resources: Resources, fits: bool, tmp_path: Path
+) -> None:
+    # 64 bytes a token: 2 (keys, values) x 2 layers x 1 head x 4 wide x 4 bytes
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 8}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    numerics = {"engine": "vllm", "dtype": "float32", "max_model_len": 2048}
+    config = _config(tmp_path, speed={"engine_kwargs": speed}, numerics=numerics)
+    found = preflight.cache_problems(config, resources, {"m": str(tmp_path)}, {"m": 100_000})
+    assert bool(found) is not fits
+    for problem in found:
+        assert problem.gravity is Gravity.ERROR
+        assert "one prompt of numerics.max_model_len 2048 tokens" in problem.text
+        assert "kv_cache_memory_bytes to" in problem.text
+
+
+@pytest.mark.parametrize("other", [{"sliding_window": 64}, {"kv_lora_rank": 8}, {"layer_types": ["mamba"]}])
+def test_cache_of_a_model_that_keeps_less_than_every_token_is_not_guessed(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    assert cache_bytes_a_token(str(tmp_path), "bfloat16") == 2 * 2 * 2 * 4 * 2
+    (tmp_path / "config.json").write_text(json.dumps({**shape, **other}))
+    assert cache_bytes_a_token(str(tmp_path), "bfloat16") is None

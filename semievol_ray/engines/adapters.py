@@ -4,6 +4,7 @@ Invariant: nothing serves or trains on an adapter, or a fine-tuned whole model, 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from semievol_ray.errors import AdapterError, ModelError, StorageError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MODEL_CONFIG = "config.json"
+LARGEST_RANK = 512
+"""vLLM's largest max_lora_rank (MaxLoRARanks of vllm/config/lora.py)."""
 
 
 def is_whole_model(folder: str) -> bool:
@@ -94,6 +97,24 @@ def adapter_rank(folder: str) -> int:
         return int(json.loads(storage.read(f"{folder}/{CONFIG}"))["r"])
     except (ValueError, KeyError, StorageError) as error:
         raise AdapterError(f"{folder}: the adapter's configuration cannot be read: {error}") from error
+
+
+def adapter_settings(folder: str) -> dict[str, Any] | None:
+    """An adapter folder's configuration; None where there is none that can be read."""
+    try:
+        found = json.loads(storage.read(f"{folder}/{CONFIG}"))
+    except (StorageError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def only_merged(settings: Mapping[str, Any]) -> str | None:
+    """What of an adapter's configuration cannot be served dynamically: rank, use_dora, modules_to_save; else None."""
+    if settings.get("use_dora"):
+        return "use_dora"
+    if isinstance(rank := settings.get("r"), int) and rank > LARGEST_RANK:
+        return f"rank {rank}, above vLLM's largest, {LARGEST_RANK}"
+    return f"modules_to_save {', '.join(settings['modules_to_save'])}" if settings.get("modules_to_save") else None
 
 
 def merge(model_path: str, adapter: str, dtype: str, out: str) -> None:

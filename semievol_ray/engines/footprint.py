@@ -1,4 +1,4 @@
-"""How much memory a model's weights take, from the headers of its safetensors files.
+"""How much memory a model's weights and cached tokens take, from its configuration and its safetensors' headers.
 
 Invariant: no tensor is read, and what cannot be known is None, never a guess.
 """
@@ -11,6 +11,8 @@ from typing import Any
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CAST = frozenset({"F64", "F32", "F16", "BF16"})
+_CACHES_OTHERWISE = ("sliding_window", "kv_lora_rank", "ssm_cfg", "mamba_d_state", "linear_num_value_heads")
+_FULL = frozenset({"full_attention", "attention"})
 _LONGEST_HEADER = 100_000_000
 
 
@@ -38,6 +40,20 @@ def tensor_shapes(folder: str) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor["shape"]) for header in headers for name, tensor in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return {}
+def cache_bytes_a_token(folder: str, dtype: str) -> int | None:
+    """Bytes of keys and values that one token takes in every layer together.
+
+    None for another dtype, and for models that cache otherwise than every layer every token: windows, states, latents.
+    """
+    try:
+        config = json.loads((Path(folder) / "config.json").read_bytes())
+        if any(config.get(key) for key in _CACHES_OTHERWISE) or set(config.get("layer_types") or ()) - _FULL:
+            return None
+        heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+        width = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+        return 2 * int(config["num_hidden_layers"]) * heads * width * _BYTES[dtype]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _weight_files(path: Path) -> list[str]:

@@ -1,15 +1,16 @@
 """EngineSpec -> a running `Generator`; the one place that chooses an engine class.
 
-Invariant: a merged model exists on disk only while it is being loaded.
+Invariant: a merged model exists on disk only while it is being loaded; its path is that of the one before it.
 """
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from semievol_ray import folders
 from semievol_ray.engines.base import EngineSpec, Generator
 from semievol_ray.engines.prefixes import Add, ignored
+from semievol_ray.engines.slots import slot
 from semievol_ray.engines.weights import local_weights
 
 
@@ -26,8 +27,11 @@ def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None, on
     from semievol_ray.engines.adapters import is_whole_model, merge
 
     if is_whole_model(spec.merged):
-        return _open(replace(spec, model_path=spec.merged), beat, on_prefixes)
-    with tempfile.TemporaryDirectory(prefix="semievol-merged-") as folder:
+        with slot() as folder:
+            model = Path(folder, "model")
+            model.symlink_to(spec.merged, target_is_directory=True)
+            return _open(replace(spec, model_path=str(model)), beat, on_prefixes)
+    with slot() as folder:
         merge(spec.model_path, spec.merged, spec.dtype, folder)
         return _open(replace(spec, model_path=folder), beat, on_prefixes)
 

@@ -26,6 +26,11 @@ from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
 
 
+def cpu_cache_bytes() -> int:
+    """The cache of an engine on a CPU where the configuration does not say: vLLM's own variable, in GiB, or 2 GiB."""
+    return int(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 2) * 2**30
+
+
 class VllmGenerator:
     """Hosts one vLLM engine; `generate` may be called many times at once from one event loop."""
 
@@ -172,7 +177,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         slots = len(spec.adapters) + (0 if spec.on_gpu else 1)
         arguments |= {"enable_lora": True, "max_lora_rank": _allowed_rank(spec.max_lora_rank), "max_loras": slots}
     if not spec.on_gpu:
-        arguments |= {"enforce_eager": True, "block_size": 32}
+        arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": cpu_cache_bytes()}
         arguments |= {"distributed_executor_backend": "uni"} if _num_parallel(spec) == 1 else {}
     return {**arguments, **spec.numerics, **spec.speed}
 
@@ -188,7 +193,8 @@ def _set_environment(spec: EngineSpec) -> None:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    if "kv_cache_memory_bytes" in spec.speed:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would go before what the configuration says
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 

@@ -14,6 +14,7 @@ from semievol_ray.reporting import charts, page
 from semievol_ray.reporting.facts import Facts
 from semievol_ray.reporting.page import Section
 from semievol_ray.runs import read_events
+from semievol_ray.starts import starts_shown
 
 
 def section(facts: Facts) -> Section:
@@ -32,7 +33,17 @@ def _seconds(facts: Facts) -> Markup:
     ]
     rows.append(["together", tables.seconds(sum(spent.values())), ""])
     caption = "Time of each step; steps that shared an engine stand together as its session"
-    return page.table(caption, ("step", "time", "share of it"), rows, marked=[len(rows) - 1])
+    table = page.table(caption, ("step", "time", "share of it"), rows, marked=[len(rows) - 1])
+    return page.joined([table, _starts(facts)]) if facts.summary.starts else table
+
+
+def _starts(facts: Facts) -> Markup:
+    """The share of the engines' time that went into starting them."""
+    starts = facts.summary.starts
+    assert starts is not None
+    engines = sum(value for name, value in facts.summary.seconds.items() if name.endswith(" engine"))
+    share = f", of {tables.seconds(engines)} with engines" if engines else ""
+    return page.paragraph(f"Engine starts, within these times: {starts_shown(starts)}{share}.")
 
 
 def _tokens(facts: Facts) -> Markup:

@@ -12,6 +12,7 @@ from typing import Any
 from semievol_ray import storage
 from semievol_ray.config import RunConfig
 from semievol_ray.deadline import Deadline
+from semievol_ray.engines.adapters import LARGEST_RANK, adapter_settings, only_merged
 from semievol_ray.engines.embed import HASH
 from semievol_ray.engines.models import ResolvedModel, resolve_model
 from semievol_ray.placement import Resources, cluster_resources
@@ -94,11 +95,14 @@ class Context:
     def serving_numerics(self) -> dict[str, Any]:
         """dtype and adapter serving as resolved here: float32 and merged on CPUs, bfloat16 and dynamic on GPUs.
 
-        What cannot be served dynamically, a whole model or DoRA, is served merged on both.
+        What cannot be served dynamically, a whole model, DoRA or modules_to_save, is served merged on both.
         """
         chosen = self.config.numerics
         dtype = ("bfloat16" if self.on_gpu else "float32") if chosen.dtype == "auto" else chosen.dtype
-        alone = self.config.train.method == "full" or self.config.train.use_dora
+        imported = self.config.method.warm_adapter
+        train = self.config.train
+        alone = train.method == "full" or train.use_dora or train.lora_r > LARGEST_RANK
+        alone = alone or bool(imported and only_merged(adapter_settings(imported) or {}))
         serving = (
             ("dynamic" if self.on_gpu and not alone else "merged")
             if chosen.adapter_serving == "auto"

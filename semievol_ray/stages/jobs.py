@@ -39,7 +39,7 @@ class Session:
 
 @dataclass(frozen=True)
 class PartReport:
-    """What the driver learns of one committed part.
+    """What the driver learns of one committed part; `start_seconds` is what its engine took to start.
 
     `num_looked_up` prompt tokens were sought in the engine's prefix cache since its last report, of whatever part, and
     `num_found` were there.
@@ -60,6 +60,7 @@ class PartReport:
     unreadable: list[str]
     num_looked_up: int = 0
     num_found: int = 0
+    start_seconds: float = 0.0
 
 
 def missing(session: Session) -> dict[str, list[int]]:

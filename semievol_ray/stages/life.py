@@ -54,7 +54,9 @@ class Life:
             asyncio.Event()
         )  # held here, for what waits on an event that nothing holds is collected as garbage
         self._sidecar = self._watched()
+        began = time.monotonic()
         self.engine = self._open()
+        self.start_seconds = round(time.monotonic() - began, 3)
         self.pulse.enter(Phase.ANSWERING)
         if patience:
             self._departure.arm()

@@ -15,6 +15,7 @@ from semievol_ray.errors import RunStopped
 from semievol_ray.extras import check_extras
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Step, read_manifest, read_steps
+from semievol_ray.servable import check_servable
 from semievol_ray.study.file import Study, Variant
 from semievol_ray.study.references import EVALUATIONS, reference
 from semievol_ray.study.variants import Making
@@ -70,6 +71,7 @@ def make(cell: Cell) -> str:
     check_models(config)
     check_method(config)
     check_extras(config)
+    check_servable(config)
     num_steps = _matched_steps(f"{cell.folder}/{MATCHES}/seed-{cell.seed}") if making is Making.MATCHED else None
     return reference(making, config, cell.root, progress, share=share, num_steps=num_steps).name
 
