@@ -56,6 +56,7 @@ def begin_moments(engine: Any, step: int | None = None) -> None:
         if step is not None:
             state["step"].fill_(float(step))
     if link := getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None):
+        engine.optimizer._hp_optimizer_states_linked = False  # set after the first of several groups was stepped
         link()
 
 
