@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from semievol_ray import logs
-from semievol_ray.checks import check_addresses, check_method, check_models
+from semievol_ray.checks import check_addresses, check_method, check_models, check_training
 from semievol_ray.clean import clean_as_kept
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import NothingAcceptedError
@@ -71,6 +71,7 @@ def run(config: RunConfig, root: str, progress: Progress | None = None, *, share
     check_addresses(config)
     check_models(config)
     check_method(config)
+    check_training(config)
     check_extras(config)
     settings = config.model_dump(mode="json")
     manifest = {"name": config.name, "config": settings}
