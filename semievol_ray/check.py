@@ -15,12 +15,13 @@ NUM_ROWS_READ = 20
 
 def check(config: RunConfig) -> str:
     """The resolved configuration as YAML, the steps behind it as comments. Raises ConfigError, DataError and so on."""
-    from semievol_ray.checks import check_method, check_models
+    from semievol_ray.checks import check_method, check_models, check_training
     from semievol_ray.extras import check_extras
     from semievol_ray.servable import check_servable
 
     check_models(config)
     check_method(config)
+    check_training(config)
     check_extras(config)
     check_servable(config)
     check_data(config)

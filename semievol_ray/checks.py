@@ -62,3 +62,24 @@ def check_models(config: RunConfig) -> None:
                 f"{key}: no model {name!r} is known. Give a folder with a config.json, a hub name such as "
                 f"org/name, or a packaged model: {', '.join(PACKAGED)}."
             )
+
+
+def check_training(config: RunConfig) -> None:
+    """Refuse a DeepSpeed JSON that cannot be read, or says something else than the configuration.
+
+    Where the dtype depends on the device, only what conflicts in each is refused. Raises ConfigError with both values.
+    """
+    from semievol_ray.engines.deepspeedconfig import own_settings, refuse_conflicts
+
+    if config.speed.deepspeed is None:
+        return
+    own, chosen = own_settings(config.speed.deepspeed), config.numerics.train_dtype
+    refused: list[ConfigError] = []
+    dtypes = ("bfloat16", "float32") if chosen == "auto" else (chosen,)
+    for dtype in dtypes:
+        try:
+            refuse_conflicts(own, config.train, config.speed, dtype)
+        except ConfigError as error:
+            refused.append(error)
+    if len(refused) == len(dtypes):
+        raise refused[-1]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from semievol_ray import logs
-from semievol_ray.checks import check_addresses, check_method, check_models
+from semievol_ray.checks import check_addresses, check_method, check_models, check_training
 from semievol_ray.clean import clean_as_kept
 from semievol_ray.config import RunConfig
 from semievol_ray.deadline import Deadline
@@ -82,6 +82,7 @@ def run(
     check_addresses(config)
     check_models(config)
     check_method(config)
+    check_training(config)
     check_extras(config)
     check_servable(config)
     settings = config.model_dump(mode="json")

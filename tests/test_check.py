@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from semievol_ray.check import planned_steps
-from semievol_ray.checks import check_method
+from semievol_ray.checks import check_method, check_training
 from semievol_ray.configfile import parse
 from semievol_ray.errors import ConfigError
 from semievol_ray.runs import read_steps
@@ -60,3 +60,27 @@ def test_chosen_answers_are_refused_where_the_engine_samples_freely(tmp_path: Pa
     tree = changed(run_tree(tmp_path, labeled=4, unlabeled=4), "method.collaborators", collaborators)
     with pytest.raises(ConfigError, match=r"collaborators\.mine\.sampling\.structured needs numerics\.engine: vllm"):
         check_method(parse({**tree, "numerics": {"engine": "transformers"}}, "test"))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("no json", r"own\.json cannot be read as JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"gradient_clipping": 3.0}', r"gradient_clipping is 3\.0 there, and train\.max_grad_norm is 1\.0"),
+        ('{"bf16": {"enabled": true}, "fp16": {"enabled": true}}', r"fp16\.enabled is True there"),
+    ],
+)
+def test_deepspeed_json_in_conflict_with_the_configuration_is_refused_before_anything_starts(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.json").write_text(text, encoding="utf-8")
+    tree = changed(run_tree(tmp_path, labeled=4, unlabeled=4), "speed.deepspeed", str(tmp_path / "own.json"))
+    with pytest.raises(ConfigError, match=told):
+        check_training(parse(tree, "test"))
+
+
+def test_deepspeed_json_that_fits_one_kind_of_device_passes(tmp_path: Path) -> None:
+    (tmp_path / "own.json").write_text('{"bf16": {"enabled": true}, "gradient_clipping": "auto"}', encoding="utf-8")
+    tree = changed(run_tree(tmp_path, labeled=4, unlabeled=4), "speed.deepspeed", str(tmp_path / "own.json"))
+    check_training(parse(tree, "test"))

@@ -84,7 +84,7 @@ def store(path: str, engine: Any, model: Any, rank: int, world: int) -> tuple[di
     return files, is_sound
 
 
-def all_files(mine: dict[str, dict[str, Any]], is_sound: bool, step: int) -> dict[str, dict[str, Any]]:
+def all_files(mine: dict[str, dict[str, Any]], step: int, *, is_sound: bool) -> dict[str, dict[str, Any]]:
     """The files of all workers. Raises RunStopped in each of them when a value in any is no number."""
     import torch
 

@@ -28,7 +28,7 @@ from semievol_ray.engines.operators import load_cpu_operators
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
 from semievol_ray.engines.saving import save
 from semievol_ray.engines.trainable import load_base, trainable
-from semievol_ray.engines.trainer import Course, answer_trainer, curve_writer, overflowed
+from semievol_ray.engines.trainer import Course, answer_trainer, curve_writer, is_overflow, overflowed
 from semievol_ray.engines.validating import eval_steps
 from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import DataError, RunStopped
@@ -56,7 +56,8 @@ class FinetuneSpec:
     """A user's own DeepSpeed settings, by value: the file need not be on every machine."""
     checkpoints: str = ""
     """The folder of checkpoints; without one none is made, and the fine-tuning always begins at its beginning."""
-    model_digest: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the model and the data, by name: a checkpoint of others is refused."""
     validation: tuple[str, ...] = ()
     """Tables of LABELED rows that train.early_stopping judges by."""
     deadline: float | None = None
@@ -139,17 +140,15 @@ def _trained(
     try:
         return int(trainer.train().global_step)
     except Exception as error:
-        if "loss scale already at minimum" in str(error):
+        if is_overflow(error):
             raise RunStopped(overflowed(trainer.state.global_step)) from error
         raise
 
 
 def identity_of(spec: FinetuneSpec) -> dict[str, Any]:
     """What a checkpoint has to share with a fine-tuning that goes on from it; the number of workers is none of it."""
-    tables = [storage.digest(storage.read(path)) for path in (*spec.examples, *spec.validation)]
     named: dict[str, Any] = {
-        "model": spec.model_digest,
-        "examples": storage.digest("".join(tables).encode()),
+        "origin": dict(spec.origin),
         "task": spec.task.settings(),
         "train": spec.train.model_dump(mode="json", exclude={"pseudo_label_weight"}, exclude_none=True),
         "dtype": spec.dtype,

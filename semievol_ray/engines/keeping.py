@@ -54,7 +54,8 @@ class Keeper:
     @property
     def best(self) -> Checkpoint | None:
         """The checkpoint with the lowest validation loss; None where nothing was validated."""
-        return checkpoints.at(self._rules.folder, self.verdict.best_step) if self.verdict.best_step else None
+        folder, step = self._rules.folder, self.verdict.best_step
+        return checkpoints.at(folder, step) if folder and step else None
 
     def begun(self, trainer: Any) -> None:
         """Put what the checkpoint holds into DeepSpeed, which has just wrapped the model."""
@@ -108,7 +109,7 @@ class Keeper:
             "loss_sum": self.loss_sum, "verdict": _plain(self.verdict),
         }  # fmt: skip
         mine, is_sound = store(path, engine, trainer.model, rank, trainer.args.world_size)
-        files = all_files(mine, is_sound, step)
+        files = all_files(mine, step, is_sound=is_sound)
         if rank == 0:
             listed |= {"num_updates": num_updates(engine), "files": files}
             checkpoints.commit(folder, step, listed)

@@ -150,6 +150,11 @@ def lost(step: int, what: str, value: float, rows: Sequence[str]) -> str:
     )
 
 
+def is_overflow(error: BaseException) -> bool:
+    """Whether DeepSpeed gave up because float16 overflows even with the smallest loss scale."""
+    return "loss scale already at minimum" in str(error)
+
+
 def overflowed(step: int) -> str:
     """What to say when float16 overflows however small its loss scale becomes."""
     return (

@@ -56,6 +56,7 @@ def begin_moments(engine: Any, step: int | None = None) -> None:
         if step is not None:
             state["step"].fill_(float(step))
     if link := getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None):
+        engine.optimizer._hp_optimizer_states_linked = False  # set after the first of several groups was stepped
         link()
 
 
@@ -94,7 +95,8 @@ def _whole_value(engine: Any, parameter: Any, kind: str) -> Any:
         return parameter._z3_optimizer.get_full_hp_param(parameter, _key(kind))
     if hasattr(parameter, "_hp_mapping"):
         return parameter.get_full_hp_param(_key(kind))
-    return parameter.detach() if kind == PARAMETER else engine.basic_optimizer.state[parameter][kind]
+    own = _own_copy(engine, parameter)
+    return own.detach() if kind == PARAMETER else engine.basic_optimizer.state[own][kind]
 
 
 def _put_value(engine: Any, parameter: Any, kind: str, value: Any) -> None:
@@ -102,10 +104,19 @@ def _put_value(engine: Any, parameter: Any, kind: str, value: Any) -> None:
         parameter._z3_optimizer.set_local_hp_param(_piece(parameter, value), parameter, _key(kind))
     elif hasattr(parameter, "_hp_mapping"):
         parameter.set_full_hp_param(value.view(parameter.shape), _key(kind))
-    elif kind == PARAMETER:
-        parameter.data.copy_(value)
     else:
-        engine.basic_optimizer.state[parameter][kind].copy_(value)
+        own = _own_copy(engine, parameter)
+        (own.data if kind == PARAMETER else engine.basic_optimizer.state[own][kind]).copy_(value)
+
+
+def _own_copy(engine: Any, parameter: Any) -> Any:
+    """What AdamW steps for a parameter without ZeRO: its float32 copy in lower dtypes, else the parameter itself."""
+    optimizer = engine.optimizer
+    low, high = getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ())
+    pairs = (
+        (one, copy) for ones, copies in zip(low, high, strict=True) for one, copy in zip(ones, copies, strict=True)
+    )
+    return next((copy for one, copy in pairs if one is parameter), parameter)
 
 
 def _piece(parameter: Any, value: Any) -> Any:

@@ -12,7 +12,6 @@ from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_wh
 from semievol_ray.engines.batches import num_steps, told
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
-from semievol_ray.engines.models import ResolvedModel
 from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
@@ -72,7 +71,7 @@ def fine_tuned(
         numerics=lambda: {"dtype": context.training_dtype(), "device": "gpu" if context.on_gpu else "cpu"},
     )
     if not step.committed():
-        metrics, digest = _train(context, step, examples, tuning, base, judged)
+        metrics, digest = _train(context, step, examples, tuning, base.path, judged)
         context.run.commit(step, metrics, outputs={"adapter": digest})
     return adapter_of(step, config.name)
 
@@ -106,14 +105,14 @@ def adapter_of(step: Step, run_name: str) -> Adapter:
 
 
 def _train(
-    context: Context, step: Step, examples: Step, tuning: TrainConfig, base: ResolvedModel, validation: Step | None
+    context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> tuple[dict[str, float], str]:
     config = context.config
     if context.deadline:  # one that begins saves in time and goes on later
         context.deadline.require(f"the fine-tuning {step.name}")
     cpus, gpus = place_training(config.speed, context.resources)
     spec = FinetuneSpec(
-        model_path=base.path,
+        model_path=model_path,
         examples=tuple(examples.part_path(part) for part in examples.parts),
         task=context.task,
         train=tuning,
@@ -127,7 +126,7 @@ def _train(
         curve=f"{step.path}/curve.jsonl",
         deepspeed=own_settings(config.speed.deepspeed),
         checkpoints=f"{step.path}/checkpoints",
-        model_digest=base.digest,
+        origin=step.record()["inputs"],
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
         deadline=context.deadline.at if context.deadline else None,
     )

@@ -193,3 +193,36 @@ def test_finetune_on_deepspeed_begins_at_the_models_own_loss_and_saves_a_usable_
     assert curve[-1]["loss"] < 0.8 * first
     assert json.loads(done.stdout.splitlines()[-1])["num_steps"] == len(curve) == 6
     assert verify_adapter(spec.out)["num_tensors"] == 2 * 7 * 2  # A and B of seven linear layers in two blocks
+
+
+JOINED = """
+import os, sys
+import deepspeed, torch
+from semievol_ray.engines.finetune import _join_workers
+
+def work(rank):
+    where = f"tcp://127.0.0.1:{sys.argv[1]}"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
+    before = deepspeed.comm.is_initialized()
+    _join_workers(on_gpu=False)
+    print(before, deepspeed.comm.get_world_size(), deepspeed.comm.get_rank() == rank, flush=True)
+    os._exit(0)
+
+children = []
+for rank in (0, 1):
+    children.append(os.fork())
+    if not children[-1]:
+        work(rank)
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+def test_deepspeed_counts_the_workers_that_another_joined() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "RANK": "0", "WORLD_SIZE": "1"}
+    worker = [sys.executable, "-c", JOINED, str(port)]
+    done = subprocess.run(worker, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert [line for line in done.stdout.splitlines() if line.endswith("True")] == ["False 2 True"] * 2, done.stderr

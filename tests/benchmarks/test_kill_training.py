@@ -1,0 +1,58 @@
+"""A worker that is killed while it fine-tunes costs steps, and nothing of what is learned."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import kill_training
+from benchmarks.kill_training import Outcome, Strike, strike_of, struck, undisturbed
+from benchmarks.kill_training_model import NUM_STEPS, SAVE_STEPS, write_model
+
+GOOD = Outcome(7, 3, 1e-6, 1e-7, 28, 0, 12.0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_ray")
+def test_adapter_of_a_fine_tuning_whose_worker_was_killed_is_the_undisturbed_ones(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    calm = undisturbed(tmp_path / "calm", model)
+    found = struck(Strike(0, 0, 1, 3, 2 * SAVE_STEPS + 1, 0), tmp_path / "struck", model, calm)
+    assert found.is_good, found
+    assert found.at_step > 2 * SAVE_STEPS
+
+
+def test_strikes_of_a_seed_are_the_same_each_time_and_of_every_kind() -> None:
+    strikes = [strike_of(0, number) for number in range(20)]
+    assert strikes == [strike_of(0, number) for number in range(20)]
+    assert {s.workers for s in strikes} == {1, 2}
+    assert {s.zero_stage for s in strikes} == {0, 1, 2, 3}
+    assert all(0 < s.step < NUM_STEPS - 2 and s.victim < s.workers for s in strikes)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"at_step": 0},
+        {"num_tensors": 0},
+        {"num_zero_tensors": 1},
+        {"largest_weight_difference": 1e-3},
+        {"largest_loss_difference": 1e-3},
+        {"wrong": "RunStopped"},
+    ],
+)
+def test_outcome_with_any_fault_is_not_good(fault: dict[str, float]) -> None:
+    assert GOOD.is_good
+    assert not replace(GOOD, **fault).is_good  # type: ignore[arg-type]
+
+
+def test_results_file_counts_what_was_not_as_it_should_be(tmp_path: Path) -> None:
+    bad = replace(GOOD, num_zero_tensors=2, largest_weight_difference=0.5)
+    runs = [{"commit": "a", **asdict(strike_of(0, n)), **asdict(outcome)} for n, outcome in enumerate((GOOD, bad))]
+    kill_training.write(tmp_path / "out.json", "command", runs)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["runs"] == runs
+    assert found["targets"]["empty or zero adapters"] == {"target": 0, "value": 1, "met": False}
+    assert found["targets"]["wrong ends"]["met"]
+    assert found["metrics"]["kills"] == 2
