@@ -21,6 +21,7 @@ from benchmarks import train_data
 from benchmarks.environment import commit, environment
 from benchmarks.scale import Found, rendered
 from benchmarks.train_arms import BARE, PACKED, PADDED, TRAINER, arm
+from benchmarks.train_gpu import against_estimator, reckoned_mib
 from benchmarks.train_memory import peaks_mib
 from benchmarks.train_start import PARTS, measured
 from benchmarks.train_turns import Arm, ratios, spread, take_turns
@@ -44,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for letter in options.only:
             measures[letter](found, folder, model, options)
             print("\n".join(rendered(found)), "\n", flush=True)
+            if options.out:
+                told = json.dumps(_result(found, options), indent=1)
+                Path(options.out).write_text(f"{told}\n", encoding="utf-8")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if options.out:
-        told = _result(found, options)
-        Path(options.out).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -111,11 +112,13 @@ def _memory(found: Found, folder: Path, model: str, options: argparse.Namespace)
     for method in methods:
         for stage in (0, 2, 3) if options.quick else (0, 1, 2, 3):
             here = folder / f"memory-{method}-{stage}"
-            speed = SpeedConfig(zero_stage=stage, num_train_workers=NUM_WORKERS)  # type: ignore[arg-type]
+            speed = SpeedConfig(zero_stage=stage, num_train_workers=NUM_WORKERS)
             spec = replace(_spec(here, model, options, max_steps=2, batch=NUM_WORKERS, method=method), speed=speed)
             peak, imported = peaks_mib(spec, NUM_WORKERS, here / "workers", env)
             name = f"memory of each of {NUM_WORKERS} workers, {method}, ZeRO-{stage}"
             found.metrics[f"{name}, peak MiB over the imports"] = peak - imported
+            if reckoned := reckoned_mib(spec):
+                found.metrics[f"{name}, reckoned MiB"] = reckoned
 
 
 def _gpu(found: Found, folder: Path, model: str, options: argparse.Namespace) -> None:
@@ -123,8 +126,6 @@ def _gpu(found: Found, folder: Path, model: str, options: argparse.Namespace) ->
     if not _on_gpu():
         print("no GPU here: part g is left out")
         return
-    from benchmarks.train_gpu import against_estimator
-
     lora = _spec(folder / "gpu-lora", model, options)
     full = _spec(folder / "gpu-full", model, options, method="full")
     full = replace(full, speed=SpeedConfig(zero_stage=3, offload="all", gradient_checkpointing=True))

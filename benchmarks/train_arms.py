@@ -74,7 +74,7 @@ def _listen(turn: Callable[[], None]) -> list[float]:
             if logs and "loss" in logs:
                 losses.append(logs["loss"])
 
-    trainer.DEFAULT_CALLBACKS.append(Turns)
+    trainer.DEFAULT_CALLBACKS.append(Turns)  # type: ignore[arg-type]
     return losses
 
 

@@ -27,7 +27,7 @@ WORDS = (
 )  # fmt: skip
 TASK: Task = resolve("fpb")
 ANSWERS = ("negative", "neutral", "positive")
-SHAPES: Mapping[str, Mapping[str, int]] = {
+SHAPES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
              "num_key_value_heads": 2, "vocab_size": 49152},
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -61,7 +61,7 @@ def model_folder(name: str, scratch: Path) -> str:
     return str(folder)
 
 
-def _write_dummy(shape: Mapping[str, int], folder: Path) -> None:
+def _write_dummy(shape: Mapping[str, Any], folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -69,7 +69,8 @@ def _write_dummy(shape: Mapping[str, int], folder: Path) -> None:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            LlamaForCausalLM(config).save_pretrained(folder)
+            model: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+            model.save_pretrained(folder)
     finally:
         torch.set_default_dtype(torch.float32)
     tokenizer = Path(resolve_model(PACKAGED).path)

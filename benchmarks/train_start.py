@@ -56,7 +56,7 @@ def worker(spec_path: str) -> dict[str, float]:
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             steps.append(time.perf_counter())
 
-    trainer.DEFAULT_CALLBACKS.append(Steps)
+    trainer.DEFAULT_CALLBACKS.append(Steps)  # type: ignore[arg-type]
     module.finetune(spec, torch.get_num_threads())
     taken = [end - begin for begin, end in pairwise(steps)]
     spent |= {"first step": taken[0], "second step": taken[1], "all": time.perf_counter() - began}

@@ -101,7 +101,7 @@ def shape_of(folder: str) -> ModelShape | None:
         intermediate_size=sizes[2],
         key_value_size=head * (config.get("num_key_value_heads") or heads),
         vocab_size=sizes[3],
-        linear=linear,  # type: ignore[arg-type]
+        linear=linear,
     )
 
 
