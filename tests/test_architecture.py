@@ -61,6 +61,7 @@ FLOORS = [
     ["repair"],
     ["verifylines"],
     ["cleanlines", "summary", "explain", "evaluation", "export", "outcomes"],
+    ["planning"],
     ["reporting"],
     ["report"],
     ["study"],
