@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = whole.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_run(verbs)
     _add_check(verbs)
+    _add_plan(verbs)
     _add_status(verbs)
     _add_explain(verbs)
     _add_evaluate(verbs)
@@ -57,6 +58,21 @@ def _add_check(verbs: "_Verbs") -> None:
     about = "check a configuration; print it in full, with the steps that would run"
     parser = verbs.add_parser("check", help=about, description=about.capitalize() + ".")
     _add_config(parser)
+
+
+def _add_plan(verbs: "_Verbs") -> None:
+    about = "predict a run's time, tokens, GPU-hours, money and disk, by a pilot of it or by arithmetic"
+    parser = verbs.add_parser("plan", help=about, description=about.capitalize() + ".")
+    _add_config(parser)
+    parser.add_argument("--run", metavar="DIR", help="folder of the run that is planned (default: runs/<name>)")
+    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    parser.add_argument(
+        "--pilot", metavar="ROWS", type=_whole, default=200,
+        help="rows to try it with, at most a tenth of the pool (default: 200); 0 computes from the model's shape",
+    )  # fmt: skip
+    parser.add_argument("--gpus", metavar="NUM", type=_whole, help="plan for so many GPUs, not for those at hand")
+    parser.add_argument("--price", metavar="MONEY", type=float, help="of a GPU-hour")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_status(verbs: "_Verbs") -> None:
@@ -202,6 +218,13 @@ def _range(text: str) -> tuple[int, int]:
     if not (least.isdigit() and (most or least).isdigit() and 1 <= int(least) <= int(most or least)):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of engines such as 2, or 1-4")
     return int(least), int(most or least)
+
+
+def _whole(text: str) -> int:
+    """A whole number from 0; argparse tells the user when it is none."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number such as 200")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

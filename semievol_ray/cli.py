@@ -49,10 +49,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     from semievol_ray import configfile, deadline, driver, summary
 
-    config = configfile.load(arguments.config, arguments.overrides)
+    config = configfile.at_address(configfile.load(arguments.config, arguments.overrides), arguments.address)
     until = deadline.chosen(arguments.deadline, os.environ, time.time())
-    if arguments.address:
-        config = config.model_copy(update={"speed": config.speed.model_copy(update={"address": arguments.address})})
     root = arguments.run or driver.default_root(config)
     if arguments.dry_run:
         from semievol_ray import dryrun
@@ -67,6 +65,18 @@ def _check(arguments: argparse.Namespace) -> None:
     from semievol_ray import check, configfile
 
     print(check.check(configfile.load(arguments.config, arguments.overrides)))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    import json
+
+    from semievol_ray import configfile, driver
+    from semievol_ray.planning import lines, plan
+
+    config = configfile.at_address(configfile.load(arguments.config, arguments.overrides), arguments.address)
+    root = arguments.run or driver.default_root(config)
+    made = plan.make_plan(config, root, pilot=arguments.pilot, gpus=arguments.gpus, price=arguments.price)
+    print(json.dumps(plan.as_json(made), indent=1) if arguments.json else lines.render(made))
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -182,6 +192,7 @@ def _folder(arguments: argparse.Namespace) -> str:
 _VERBS = {
     "run": _run,
     "check": _check,
+    "plan": _plan,
     "status": _status,
     "explain": _explain,
     "evaluate": _evaluate,

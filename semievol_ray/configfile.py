@@ -27,6 +27,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     return parse(tree, path, [key for key, _ in laid])
 
 
+def at_address(config: RunConfig, address: str | None) -> RunConfig:
+    """The configuration with another Ray cluster to join, where one is given."""
+    speed = config.speed.model_copy(update={"address": address or config.speed.address})
+    return config.model_copy(update={"speed": speed})
+
+
 def parse(tree: Mapping[str, Any], origin: str, overridden: Sequence[str] = ()) -> RunConfig:
     """Validate a mapping; raises ConfigError naming `origin`, each wrong key, and the nearest valid one.
 

@@ -130,13 +130,20 @@ def run_here(patch: pytest.MonkeyPatch) -> None:
     from semievol_ray.stages.jobs import PartReport, Session, missing
     from semievol_ray.stages.worker import EngineWorker
 
-    def run_session(session: Session, _: object, on_report: Callable[[PartReport], None], *__: object) -> None:
+    def run_session(
+        session: Session,
+        _: object,
+        on_report: Callable[[PartReport], None],
+        on_stats: Callable[[str], None],
+        *__: object,
+    ) -> None:
         if work := missing(session):
             engine = EngineWorker(session)
             for name, jobs in work.items():
                 done = asyncio.run(engine({"part": [name.rsplit("/", 1)[1]], "jobs": [jobs]}))
                 for report in done["reports"][0]:
                     on_report(PartReport(**report))
+            on_stats("")
 
     def in_actor(worker: Any, argument: Any, parts: Sequence[str], on_part: Callable[[int], None]) -> None:
         made = worker(argument)

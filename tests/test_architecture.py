@@ -66,6 +66,7 @@ FLOORS = [
     ["cleanlines", "summary", "explain", "evaluation", "export", "label", "outcomes"],
     ["modelcard"],
     ["modelexport"],
+    ["planning"],
     ["reporting"],
     ["report"],
     ["study"],
