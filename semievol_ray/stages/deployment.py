@@ -4,6 +4,7 @@ Ray's own LLM application is not used: it takes adapters from remote addresses o
 Invariant: Serve is begun here and ended here; on a cluster where it runs already nothing is touched.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ def deployed(name: str, build: Build, replicas: Replicas, host: str, port: int, 
     `requests_each`: requests in hand of a replica from which on another is started; twice as many are given to it.
     Raises ClusterError where Serve runs already or the application does not start.
     """
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # Serve's own files keep what it says
     try:
         from ray import serve
     except ImportError as error:
