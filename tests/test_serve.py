@@ -91,6 +91,24 @@ def test_served_run_answers_chat_streams_and_labels_as_the_label_command_does(
     assert done.certificate == found["certificate"]
 
 
+def test_serve_of_weights_that_cannot_share_an_engine_is_of_one_round_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["config"]["train"]["use_dora"] = True
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    run_here(monkeypatch)
+    monkeypatch.setattr("semievol_ray.serve.deployed", lambda *_: contextlib.nullcontext())
+    seen: list[Served] = []
+    serve(root, seen.append, number=0)
+    serving = seen[0].serving
+    assert serving.models == {"small-round-0": None}
+    assert serving.spec.merged == f"{root}/rounds/0000/train/adapter"
+    assert serving.labelling.manner.adapter is None
+    assert (root / "labels/certificates/round-0000-merged-cpu-float32/certificate/step.json").exists()
+
+
 def test_serve_refuses_a_port_in_use_before_anything_starts(finished: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

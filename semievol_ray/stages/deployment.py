@@ -4,7 +4,7 @@ Ray's own LLM application is not used: it takes adapters from remote addresses o
 Invariant: Serve is begun here and ended here; on a cluster where it runs already nothing is touched.
 """
 
-import os
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,11 +26,11 @@ def deployed(name: str, build: Build, replicas: Replicas, host: str, port: int, 
     `requests_each`: requests in hand of a replica from which on another is started; twice as many are given to it.
     Raises ClusterError where Serve runs already or the application does not start.
     """
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")  # Serve's own files keep what it says
     try:
         from ray import serve
     except ImportError as error:
         raise MissingExtraError("serving needs ray's Serve: pip install 'semievol-ray[cpu]' (or [cuda])") from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it says of itself is said in our words
     _require_none_running()
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
