@@ -115,6 +115,9 @@ def _label(arguments: argparse.Namespace) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    from semievol_ray import extras
+
+    extras.check_serving()
     from semievol_ray import serve
 
     serve.serve_run(_folder(arguments), serve.settings_of(arguments))

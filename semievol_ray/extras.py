@@ -20,6 +20,12 @@ def check_extras(config: RunConfig) -> None:
         )
 
 
+def check_serving() -> None:
+    """Raises MissingExtraError when a package that serving needs is not installed."""
+    if find_spec("starlette") is None or find_spec("ray") is None:
+        raise MissingExtraError("serving needs ray's Serve: pip install 'semievol-ray[cpu]' (or [cuda]).")
+
+
 def needed(config: RunConfig) -> list[str]:
     """Names of the optional modules that a run imports, here or in its workers."""
     names = ["ray"]

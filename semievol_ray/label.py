@@ -45,7 +45,7 @@ def label_file(
     Steps lie under labels/<first 8 of the file's SHA-256>/, the certificate's under labels/certificates/. Raises
     UserError for an unfinished run or an `out` that is there, DataError for bad rows, DriftError for another base.
     """
-    out, data = storage.absolute(out), storage.absolute(data)
+    out, data = storage.absolute(out), data if "://" in data else storage.absolute(data)
     labelfile.check_out(out, force=force)
     config = config_of(root)
     check_extras(config)

@@ -3,6 +3,9 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,6 @@ from tests.rundirs import changed, do_run, metrics_of, parts_under, rows_of, run
 
 NUM_NEW = 60
 CERTIFICATE = "labels/certificates/round-0001-merged-cpu-float32"
-pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def new(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_label_without_a_dev_fold_leaves_passes_empty_and_says_why(tmp_path: Path, new: Path) -> None:
     do_run(run_tree(tmp_path, labeled=24, unlabeled=32, test=8), tmp_path / "run")
     done = label(tmp_path / "run", new, tmp_path / "out.parquet")
@@ -70,6 +73,7 @@ def test_label_without_a_dev_fold_leaves_passes_empty_and_says_why(tmp_path: Pat
     assert "data.dev" in render(done)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_label_passes_rows_up_to_a_threshold_that_the_dev_fold_certifies(root: Path, tmp_path: Path, new: Path) -> None:
     done = label(root, new, tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -87,6 +91,7 @@ def test_label_passes_rows_up_to_a_threshold_that_the_dev_fold_certifies(root: P
     assert metrics_of(root, f"{CERTIFICATE}/certificate")["tau"] == found.tau
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_label_done_before_answers_nothing_again(root: Path, tmp_path: Path, new: Path) -> None:
     first = label(root, new, tmp_path / "out.parquet")
     before = stamps_under(root)
@@ -103,6 +108,7 @@ def test_label_done_before_answers_nothing_again(root: Path, tmp_path: Path, new
     assert passes == [str(value).lower() for value in stored]
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_label_stopped_half_way_goes_on_with_the_parts_that_are_missing(
     root: Path, tmp_path: Path, new: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +137,7 @@ def test_label_stopped_half_way_goes_on_with_the_parts_that_are_missing(
     }
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_label_refuses_a_round_that_is_not_there_and_a_name_without_a_format(
     root: Path, tmp_path: Path, new: Path
 ) -> None:
@@ -140,12 +147,39 @@ def test_label_refuses_a_round_that_is_not_there_and_a_name_without_a_format(
         label(root, new, tmp_path / "out.csv", number=7)
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_label_by_the_warm_up_is_another_model_with_its_own_certificate(root: Path, tmp_path: Path, new: Path) -> None:
     label(root, new, tmp_path / "last.parquet")
     label(root, new, tmp_path / "first.parquet", number=0)
     first, last = (pq.read_table(tmp_path / f"{name}.parquet").column("label") for name in ("first", "last"))
     assert first != last
     assert metrics_of(root, CERTIFICATE.replace("0001", "0000") + "/certificate")["num_dev"] == 80
+
+
+@pytest.mark.slow
+def test_label_killed_half_way_makes_every_part_once_and_every_row(root: Path, tmp_path: Path, new: Path) -> None:
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["config"]["speed"]["engine_kwargs"]["seconds_per_request"] = 1.0  # of speed, so that no step is stale
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "out.parquet"
+    command = [sys.executable, "-m", "semievol_ray.cli", "label", str(root), str(new), "-o", str(out)]
+    killed = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while len(list(root.glob("labels/*/round-0001/*.parquet"))) < 2:
+        assert killed.poll() is None, killed.communicate()[1]
+        assert time.monotonic() < deadline, "no part was committed"
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate(timeout=30)
+    before = stamps_under(root, "labels")
+    assert not out.exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stderr
+    kept = {path: at for path, at in stamps_under(root, "labels").items() if path in before and "part-" in path}
+    assert kept == {path: at for path, at in before.items() if "part-" in path}
+    rows = pq.read_table(out).column("question").to_pylist()
+    assert rows[:NUM_NEW] == [f"new thing {i} [{word}]" for i, word in _words(NUM_NEW)]
+    assert len(rows) == NUM_NEW + 2
 
 
 def _words(num: int) -> list[tuple[int, str]]:

@@ -63,10 +63,11 @@ def test_served_run_answers_chat_streams_and_labels_as_the_label_command_does(
         found["streamed"] = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         with contextlib.closing(to.chat.completions.create(**asked, stream=True)) as left:
             next(iter(left))
-        for wrong in ({"api_key": "sk-wrong"}, {"model": "small-round-7"}):
-            with pytest.raises((openai.AuthenticationError, openai.NotFoundError)):
-                other = openai.OpenAI(base_url=served.url, api_key=wrong.get("api_key", KEY))
-                other.chat.completions.create(**{**asked, "model": wrong.get("model", asked["model"])})
+        stranger = openai.OpenAI(base_url=served.url, api_key="sk-wrong")
+        with pytest.raises(openai.AuthenticationError):
+            stranger.chat.completions.create(**asked)
+        with pytest.raises(openai.NotFoundError):
+            to.chat.completions.create(**{**asked, "model": "small-round-7"})
         with pytest.raises(openai.BadRequestError):
             to.chat.completions.create(**{**asked, "messages": [{"role": "user", "content": "very " * 200_000}]})
         found["labels"] = [label(served.url, question) for question in QUESTIONS]
@@ -88,6 +89,24 @@ def test_served_run_answers_chat_streams_and_labels_as_the_label_command_does(
         )
         assert row["confidence"] == pytest.approx(served["confidence"])
     assert done.certificate == found["certificate"]
+
+
+def test_serve_of_weights_that_cannot_share_an_engine_is_of_one_round_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["config"]["train"]["use_dora"] = True
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    run_here(monkeypatch)
+    monkeypatch.setattr("semievol_ray.serve.deployed", lambda *_: contextlib.nullcontext())
+    seen: list[Served] = []
+    serve(root, seen.append, number=0)
+    serving = seen[0].serving
+    assert serving.models == {"small-round-0": None}
+    assert serving.spec.merged == f"{root}/rounds/0000/train/adapter"
+    assert serving.labelling.manner.adapter is None
+    assert (root / "labels/certificates/round-0000-merged-cpu-float32/certificate/step.json").exists()
 
 
 def test_serve_refuses_a_port_in_use_before_anything_starts(finished: Path) -> None:

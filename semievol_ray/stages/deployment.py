@@ -4,6 +4,7 @@ Ray's own LLM application is not used: it takes adapters from remote addresses o
 Invariant: Serve is begun here and ended here; on a cluster where it runs already nothing is touched.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ def deployed(name: str, build: Build, replicas: Replicas, host: str, port: int, 
         from ray import serve
     except ImportError as error:
         raise MissingExtraError("serving needs ray's Serve: pip install 'semievol-ray[cpu]' (or [cuda])") from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it says of itself is said in our words
     _require_none_running()
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=quiet)
