@@ -13,7 +13,7 @@ from typing import Any
 
 from semievol_ray.config import TrainConfig
 from semievol_ray.engines.batches import in_order
-from semievol_ray.engines.finetune import FinetuneSpec, finetune, read_examples, tokenised
+from semievol_ray.engines.finetune import FinetuneSpec, Surroundings, finetune, read_examples, tokenised
 from semievol_ray.engines.loss import IGNORED, TrainingExample
 from semievol_ray.engines.rendering import load_tokenizer
 
@@ -56,7 +56,7 @@ def peak_mib() -> float:
 def _ours(spec: FinetuneSpec, turn: Callable[[], None]) -> list[float]:
     """As a run's worker calls it."""
     losses = _listen(turn)
-    finetune(spec, None if spec.on_gpu else int(os.environ["OMP_NUM_THREADS"]))
+    finetune(spec, Surroundings(None if spec.on_gpu else int(os.environ["OMP_NUM_THREADS"])))
     return losses
 
 
