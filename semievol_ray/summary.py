@@ -40,10 +40,7 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run's results; `gain` is accuracy(SemiEvol) - accuracy(labels only), None without a test split.
-
-    `start_seconds` are those of engine starts, summed over engines that may have started beside each other.
-    """
+    """A run's results; `gain` is accuracy(SemiEvol) - accuracy(labels only), None without a test split."""
 
     name: str
     root: str
@@ -51,8 +48,6 @@ class Summary:
     gain: Interval | None
     pseudo_labels: tuple[PseudoLabels, ...]
     seconds: Mapping[str, float]
-    num_starts: int = 0
-    start_seconds: float = 0.0
 
 
 def summarise(root: str) -> Summary:
@@ -60,7 +55,7 @@ def summarise(root: str) -> Summary:
     manifest = read_manifest(root)
     done = {name: record["committed"] for name, record in read_steps(root) if record.get("committed")}
     evaluated = _evaluated(done, manifest.get("final", {}).get("round"))
-    gain, ended = None, [event for event in read_events(root) if event["kind"] == "session_ended"]
+    gain = None
     if {LABELS_ONLY, SEMIEVOL} <= set(evaluated):
         right = [correctness(_step(root, evaluated[model])) for model in (SEMIEVOL, LABELS_ONLY)]
         gain = paired_difference(right[0], right[1])
@@ -71,8 +66,6 @@ def summarise(root: str) -> Summary:
         gain=gain,
         pseudo_labels=tuple(_pseudo_labels(name, c) for name, c in sorted(done.items()) if _is_selection(name)),
         seconds=_seconds(root, done),
-        num_starts=sum(int(event.get("num_starts") or 0) for event in ended),
-        start_seconds=sum(float(event.get("start_seconds") or 0) for event in ended),
     )
 
 
@@ -115,10 +108,7 @@ def _pseudo_label_table(found: Summary) -> str:
 
 def _time_table(found: Summary) -> str:
     rows = [(name, tables.seconds(value)) for name, value in found.seconds.items()]
-    rows.append(("together", tables.seconds(sum(found.seconds.values()))))
-    if found.num_starts:
-        rows.append((f"of it, {found.num_starts} starts of engines, summed", tables.seconds(found.start_seconds)))
-    return tables.table(("step", "time"), rows)
+    return tables.table(("step", "time"), [*rows, ("together", tables.seconds(sum(found.seconds.values())))])
 
 
 def _evaluated(done: Mapping[str, Any], final: int | None) -> dict[str, str]:

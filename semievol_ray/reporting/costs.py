@@ -3,7 +3,7 @@
 Invariant: the seconds of steps that shared an engine are counted once, as its session.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -17,8 +17,8 @@ from semievol_ray.runs import read_events
 
 
 def section(facts: Facts) -> Section:
-    """Seconds by step or session, tokens by step, money where an endpoint has a price, and what engines told."""
-    return Section("cost", "Cost", page.joined([_seconds(facts), _tokens(facts), _engines(read_events(facts.root))]))
+    """Seconds by step or session, tokens by step, money where an endpoint has a price, and what caches saved."""
+    return Section("cost", "Cost", page.joined([_seconds(facts), _tokens(facts), _prefixes(read_events(facts.root))]))
 
 
 def _seconds(facts: Facts) -> Markup:
@@ -52,31 +52,25 @@ def _tokens(facts: Facts) -> Markup:
     return page.table("Tokens of each step that asked a model", header, rows, marked=[len(rows) - 1])
 
 
-def _engines(events: Iterable[Event]) -> Markup:
-    """What each session's engines told of their starts and prefix caches; nothing where none did."""
+def _prefixes(events: Iterable[Event]) -> Markup:
+    """Prompt tokens by session that came from the prefix cache, as vLLM counted them; nothing where none did."""
     ended: dict[str, list[Event]] = {}
     for event in events:
-        if event["kind"] == "session_ended" and event.get("num_starts"):
+        if event["kind"] == "session_ended" and event.get("num_looked_up"):
             ended.setdefault(str(event["session"]), []).append(event)
     if not ended:
         return Markup("")
-    header = ("session", "starts", "starting, summed", "prompt tokens", "from the cache", "hit rate")
-    return page.table(
-        "Engines of each session: their starts, and what vLLM took from its prefix cache",
-        header,
-        [[name, *_told(of)] for name, of in ended.items()],
-    )
-
-
-def _told(ended: Sequence[Event]) -> list[str]:
-    starting = sum(float(event["start_seconds"]) for event in ended)
-    counts = [tables.count(total(ended, key)) for key in ("num_looked_up", "num_found")]
-    return [
-        tables.count(total(ended, "num_starts")),
-        tables.seconds(starting),
-        *counts,
-        tables.percent(hit_rate(ended)),
+    rows = [
+        [
+            name,
+            tables.count(total(of, "num_looked_up")),
+            tables.count(total(of, "num_found")),
+            tables.percent(hit_rate(of)),
+        ]
+        for name, of in ended.items()
     ]
+    header = ("session", "prompt tokens", "from the cache", "hit rate")
+    return page.table("Prefix cache of each session, equal prompts that were asked as one included", header, rows)
 
 
 def _row(name: str, committed: Mapping[str, Any], priced: bool) -> list[str]:

@@ -6,8 +6,9 @@ it justifies what all groups drafted.
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray.config import SpeedConfig
@@ -25,24 +26,6 @@ from semievol_ray.stages.predict import PredictJob
 from semievol_ray.stages.session import run_session
 from semievol_ray.stages.supervision import Heard
 from semievol_ray.stages.watching import Watched
-
-
-@dataclass
-class Engines:
-    """What the engines of a session told: starts and their seconds, and tokens of their prefix caches."""
-
-    num_starts: int = 0
-    start_seconds: float = 0.0
-    num_looked_up: int = 0
-    num_found: int = 0
-
-    def see(self, report: PartReport) -> None:
-        """Count a part's report."""
-        self.num_starts += report.start_seconds > 0
-        self.start_seconds += report.start_seconds
-        self.num_looked_up += report.num_looked_up
-        self.num_found += report.num_found
-
 
 ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=1.0, gpus_each=0.0, num_threads=1)
 """An endpoint needs one actor, which only waits."""
@@ -79,11 +62,11 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
     left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
     watched = {name: Watched(context, name, num) for name, num in rows.items()}
-    run, engines = context.run, Engines()
+    run, prefixes = context.run, Counter[str]()
 
     def on_report(report: PartReport) -> None:
         run.event("part_committed", **{k: v for k, v in report.__dict__.items() if k != "unreadable"})
-        engines.see(report)
+        prefixes.update(num_looked_up=report.num_looked_up, num_found=report.num_found)
         bar.advance(report.num_rows)
         watched[report.step].see(report)
 
@@ -98,7 +81,7 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
             session,
             replicas,
             on_report,
-            lambda stats: run.event("session_ended", session=session.name, stats=stats, **asdict(engines)),
+            lambda stats: run.event("session_ended", session=session.name, stats=stats, **prefixes),
             Heard(context.progress.say, run.event),
             _patience(context.config.speed, group[0].endpoint),
         )

@@ -38,7 +38,7 @@ class PartReport:
     """What the driver learns of one committed part.
 
     `num_looked_up` prompt tokens were sought in the engine's prefix cache since its last report, of whatever part, and
-    `num_found` were there. `start_seconds` is what the engine's start took, in its first report alone, else 0.
+    `num_found` were there.
     """
 
     step: str
@@ -56,7 +56,6 @@ class PartReport:
     unreadable: list[str]
     num_looked_up: int = 0
     num_found: int = 0
-    start_seconds: float = 0.0
 
 
 def missing(session: Session) -> dict[str, list[int]]:

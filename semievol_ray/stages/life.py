@@ -54,17 +54,10 @@ class Life:
             asyncio.Event()
         )  # held here, for what waits on an event that nothing holds is collected as garbage
         self._sidecar = self._watched()
-        began = time.monotonic()
         self.engine = self._open()
-        self._start_seconds = time.monotonic() - began
         self.pulse.enter(Phase.ANSWERING)
         if patience:
             self._departure.arm()
-
-    def start_told(self) -> float:
-        """Seconds that the engine's start took, merging and loading included; 0 from the second call on."""
-        told, self._start_seconds = round(self._start_seconds, 6), 0.0
-        return told
 
     async def admitted(self) -> None:
         """Return while parts may be begun; on a machine that goes away wait for the end, for another takes the part.

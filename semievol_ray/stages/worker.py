@@ -148,5 +148,4 @@ class EngineWorker:
             unreadable=unreadable[:NUM_SAMPLES],
             num_looked_up=looked_up,
             num_found=found,
-            start_seconds=self._life.start_told(),
         )
