@@ -15,6 +15,7 @@ from semievol_ray.engines.models import resolve_model
 
 TOKENIZER_OF = "smollm2-135m-instruct"
 """Whose tokenizer a model without weights borrows: it is packaged, and any that fits the vocabulary does."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 LLAMA_8B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
@@ -22,7 +23,12 @@ LLAMA_8B: dict[str, Any] = {
     "tie_word_embeddings": False, "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
     "bos_token_id": 1, "eos_token_id": 2, "dtype": "bfloat16",
 }  # fmt: skip
-DUMMIES = {"dummy:8B": LLAMA_8B}
+TINY = {
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 64, "dtype": "float32",
+}  # fmt: skip
+DUMMIES = {"dummy:8B": LLAMA_8B, "dummy:tiny": {**LLAMA_8B, **TINY}}
+"""The shape of Llama-3.1-8B; and one with its vocabulary that any machine runs, to try the command with."""
 RANK, ALPHA, SMALL = 16, 32, 0.002
 
 
@@ -74,7 +80,7 @@ def model_folder(name: str, folder: Path) -> str:
     made.mkdir(parents=True, exist_ok=True)
     donor = Path(resolve_model(TOKENIZER_OF).path)
     for file in donor.iterdir():
-        if file.suffix != ".safetensors" and "config" not in file.stem.removeprefix("tokenizer_"):
+        if file.name in TOKENIZER_FILES:
             shutil.copy(file, made)
     (made / "config.json").write_text(json.dumps(DUMMIES[name]), encoding="utf-8")
     _save({"placeholder": np.zeros(1, np.float32)}, made / "model.safetensors")

@@ -13,6 +13,8 @@ from benchmarks.generate_plan import Answers, Messages, Plan
 from benchmarks.scale_child import Phase
 
 Item = dict[str, Any]
+BATCH = 32
+"""Rows of a block and of a batch; up to eight batches are in the engine at once, more than `max_num_seqs` requests."""
 
 
 def work(plan: Plan, phase: Phase) -> Answers:
@@ -67,7 +69,7 @@ def _processed(plan: Plan, model: str, items: Sequence[Item]) -> list[Item]:
         model_source=model,
         engine_kwargs=engine | ({} if plan.on_gpu else {"distributed_executor_backend": "uni"}),
         concurrency=1,
-        batch_size=32,
+        batch_size=BATCH,
         placement_group_config={"bundles": [one]},
     )
     stop = plan.end_of_turn
@@ -81,7 +83,8 @@ def _processed(plan: Plan, model: str, items: Sequence[Item]) -> list[Item]:
         return {"row": row["row"], "name": row["name"], "text": row["generated_text"], **counts}
 
     processor: Any = build_processor(config, preprocess=before, postprocess=after)
-    return list(processor(ray.data.from_items(list(items))).take_all())
+    blocks = -(-len(items) // BATCH)  # else there is a block for every few rows, and no batch is ever full
+    return list(processor(ray.data.from_items(list(items), override_num_blocks=blocks)).take_all())
 
 
 def _texts(made: Answers, rows: Sequence[Item]) -> list[str]:

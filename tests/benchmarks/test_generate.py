@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.generate_model import LLAMA_8B, Shape, shape_of, write_adapter
+from benchmarks.generate_order import by_text
 from benchmarks.generate_ours import by_session, up_seconds
 from benchmarks.generate_plan import Answers, Pass, Plan
 from benchmarks.generate_results import Found, Measure, add, apart_by
 from benchmarks.generate_roofline import Device, Load, bound
 from benchmarks.scale_watch import Watched, peak_sum_mib
+from semievol_ray.core.prompts import Demonstration, question_messages
 from semievol_ray.engines.adapters import verify_adapter
 
 LABELS = {"name": "kinds", "kind": "labels", "labels": ["plant", "food"], "instruction": "Say.", "max_tokens": 8}
@@ -126,3 +128,14 @@ def test_adapter_of_noise_is_one_that_loads(tmp_path: Path) -> None:
     found = verify_adapter(write_adapter(str(tmp_path), tmp_path / "adapter"))
     assert found["num_tensors"] == 2 * 7 * 2
     assert found["num_parameters"] == 2 * 16 * np.sum([16, 12, 12, 16, 20, 20, 20])
+
+
+def test_order_by_text_is_one_for_all_rows_that_show_the_same_and_moves_nothing_else() -> None:
+    shown = [Demonstration(word, f"Answer: {word}") for word in ("moss", "ant", "bread")]
+    one = by_text(question_messages("Say.", "this?", shown))
+    other = by_text(question_messages("Say.", "that?", shown[::-1]))
+    assert one[:-1] == other[:-1]
+    assert [m.content for m in one] == [
+        "Say.", "ant", "Answer: ant", "bread", "Answer: bread", "moss", "Answer: moss", "this?",
+    ]  # fmt: skip
+    assert by_text(question_messages("", "this?", ())) == question_messages("", "this?", ())
