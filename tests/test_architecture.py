@@ -47,7 +47,7 @@ FLOORS = [
     ["checks", "problems"],
     ["preflight"],
     ["driver"],
-    ["doctor"],
+    ["doctor", "tunespace", "tune"],
     ["activity", "retries", "forecast", "starts"],
     ["check"],
     ["status"],
