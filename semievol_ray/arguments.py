@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     _add_clean(verbs)
     _add_study(verbs)
     _add_doctor(verbs)
+    _add_tune(verbs)
     _add_verify(verbs)
     return whole
 
@@ -182,6 +183,18 @@ def _add_doctor(verbs: "_Verbs") -> None:
     )
     parser.add_argument("--config", metavar="CONFIG", help="configuration of a run: can it be placed there?")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_tune(verbs: "_Verbs") -> None:
+    about = "try speed settings on a sample of the pool, and write down the fastest"
+    more = "Ctrl-C ends the search and keeps the best so far."
+    parser = verbs.add_parser("tune", help=about, description=f"{about.capitalize()}. {more}")
+    _add_config(parser)
+    parser.add_argument("--minutes", metavar="M", type=_seconds, default=10.0, help="about how long (default: 10)")
+    parser.add_argument("--rows", metavar="N", type=int, help="rows of a trial (default: 64 on CPUs, 512 on GPUs)")
+    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    parser.add_argument("--folder", metavar="DIR", default="runs", help="a folder that all nodes see (default: runs)")
+    parser.add_argument("--out", metavar="FILE", help="where the YAML goes (default: <name>.tuned.yaml)")
 
 
 def _add_verify(verbs: "_Verbs") -> None:

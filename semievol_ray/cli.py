@@ -170,6 +170,19 @@ def _study(arguments: argparse.Namespace) -> None:
     print(run_study(arguments.study, arguments.runs, arguments.seeds))
 
 
+def _tune(arguments: argparse.Namespace) -> None:
+    from semievol_ray import configfile, tune
+
+    config = configfile.load(arguments.config, arguments.overrides)
+    if arguments.address:
+        config = config.model_copy(update={"speed": config.speed.model_copy(update={"address": arguments.address})})
+    trials = tune.tune(config, arguments.minutes, rows=arguments.rows, folder=arguments.folder)
+    print(tune.render(trials), end="\n\n")
+    text, path = tune.snippet(config, trials), arguments.out or f"{config.name}.tuned.yaml"
+    tune.write_snippet(text, path)
+    print(f"{text}written to {path}")
+
+
 def _doctor(arguments: argparse.Namespace) -> None:
     import json
 
@@ -206,6 +219,7 @@ _VERBS = {
     "clean": _clean,
     "study": _study,
     "doctor": _doctor,
+    "tune": _tune,
     "verify": _verify,
 }
 

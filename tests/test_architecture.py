@@ -51,7 +51,7 @@ FLOORS = [
     ["check"],
     ["ending"],
     ["driver"],
-    ["doctor"],
+    ["doctor", "tunespace", "tune"],
     ["activity", "retries", "forecast", "starts"],
     ["sizes"],
     ["rehearsal"],

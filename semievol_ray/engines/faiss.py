@@ -5,6 +5,7 @@ finds what `core.knn.top_k` finds, up to the order of equal scores.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,21 +23,37 @@ HNSW_BELOW = 1_000_000
 NUM_LINKS, EF_CONSTRUCTION, EF_SEARCH = 32, 128, 128
 PROBED_SHARE, TRAINED_A_CELL = 1 / 16, 64
 SEED = 1234
+LEAST_SLICE = 64
+"""Questions from which on a thread of its own pays. Slices of one thread each wait for nobody; FAISS's own threads
+meet after every block of keys, which costs a third of the processor time (benchmarks/README.md)."""
+LEAST_FOR_BLAS = 4000
+"""Questions x dimensions from which on FAISS multiplies matrices: its own 128,000 makes parts of 300 rows five times as
+slow as they need be."""
 
 
 class FaissIndex:
     """One FAISS index, searched on the GPU where there is one, this FAISS knows it, and the kind exists there."""
 
     def __init__(self, index: Any) -> None:
+        faiss = _faiss()
         self._exact = index
-        self._index = _on_gpu(_faiss(), index)
+        self._index = _on_gpu(faiss, index)
+        self._num_threads = int(faiss.omp_get_max_threads()) if self._index is index else 1
+        self._threads = ThreadPoolExecutor(self._num_threads, "faiss", lambda: faiss.omp_set_num_threads(1))
+        faiss.cvar.distance_compute_blas_threshold = LEAST_FOR_BLAS
 
     def __len__(self) -> int:
         return int(self._exact.ntotal)
 
     def search(self, queries_QD: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and positions of shape (Q, min(k, N)), best first; -1 stands where an IVF index found no more."""
-        scores, positions = self._index.search(np.ascontiguousarray(queries_QD), min(k, len(self)))
+        width, queries_QD = min(k, len(self)), np.ascontiguousarray(queries_QD)
+        num = min(self._num_threads, len(queries_QD) // LEAST_SLICE)
+        if num < 2:
+            scores, positions = self._index.search(queries_QD, width)
+            return scores, positions
+        found = list(self._threads.map(lambda s: self._index.search(s, width), np.array_split(queries_QD, num)))
+        scores, positions = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         return scores, positions
 
     def search_exactly(self, queries_QD: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

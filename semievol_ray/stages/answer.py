@@ -19,9 +19,10 @@ from semievol_ray.runs import Step, read_steps
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.evaluate import accuracy_metrics
-from semievol_ray.stages.groups import Wanted, engine_groups, run_group
+from semievol_ray.stages.groups import Wanted, engine_groups, packed, run_group
 from semievol_ray.stages.jobs import COLUMNS, Job
 from semievol_ray.stages.justify import JustifyJob
+from semievol_ray.stages.packing import packing_lines
 from semievol_ray.stages.predict import PredictJob
 from semievol_ray.stages.watching import check_errors
 
@@ -76,7 +77,10 @@ def drafts_of(context: Context, fold: Asked, warm: Warm | None) -> list[Wanted]:
 
 def answer(context: Context, name: str, wanted: Sequence[Wanted]) -> None:
     """Run the sessions that bring every wanted step to its commit."""
-    for group in engine_groups(wanted):
+    groups = engine_groups(wanted)
+    for line in packing_lines(packed(context, name, groups), context.resources) if groups else []:
+        context.progress.say(line)
+    for group in groups:
         run_group(context, name, group)
     for item in wanted:
         _commit(context, item)

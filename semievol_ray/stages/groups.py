@@ -22,7 +22,10 @@ from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
+<<<<<<< HEAD
 from semievol_ray.stages.pace import engine_start_seconds
+=======
+from semievol_ray.stages.packing import PackedGroup, rate_before
 from semievol_ray.stages.patience import Patience
 from semievol_ray.stages.predict import PredictJob
 from semievol_ray.stages.session import run_session
@@ -62,7 +65,7 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
     if context.deadline:
         start = engine_start_seconds(read_events(context.run.root))
         context.deadline.require(f"the start of the engine of {name}", start)
-    replicas = ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
+    replicas = _pool(context, group)
     session = _session(context, name, group, replicas)
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
     left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
@@ -125,12 +128,35 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
         endpoint=first.endpoint,
         core=config.speed.engine_core,
     )
-    who = "endpoint" if first.endpoint else "warm" if adapters else "base"
-    other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"
     jobs = sequence([item.job for item in group])
     rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
-    end = context.deadline.at if context.deadline else None
-    return Session(f"{name} {who}{other}", spec, context.task, config.numerics.template_date, jobs, max(rows, 1), end)
+    end, called = context.deadline.at if context.deadline else None, _name(context, name, group)
+    return Session(called, spec, context.task, config.numerics.template_date, jobs, max(rows, 1), end)
+
+
+def packed(context: Context, name: str, groups: Sequence[Sequence[Wanted]]) -> list[PackedGroup]:
+    """What there is to say of these groups before the first of them starts; nothing where there is none."""
+    events = read_events(context.run.root) if groups else []
+    return [
+        PackedGroup(
+            _name(context, name, group),
+            _pool(context, group),
+            sum(_source(item.job).num_rows(item.job.step.missing_parts()) for item in group),
+            rate_before(events, [item.job.step.name for item in group]),
+        )
+        for group in groups
+    ]
+
+
+def _pool(context: Context, group: Sequence[Wanted]) -> Replicas:
+    return ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
+
+
+def _name(context: Context, name: str, group: Sequence[Wanted]) -> str:
+    first = group[0]
+    who = "endpoint" if first.endpoint else "warm" if any(item.adapter for item in group) else "base"
+    other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"
+    return f"{name} {who}{other}"
 
 
 def _largest_rank(adapters: Mapping[str, str], rank: int) -> int:

@@ -19,7 +19,9 @@ def _unit(num: int, seed: int, dimensions: int = 16) -> NDArray[np.float32]:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
-@pytest.mark.parametrize(("num_queries", "num_pool", "k"), [(7, 200, 3), (1, 5, 5), (4, 3, 8), (2, 1, 1)])
+@pytest.mark.parametrize(
+    ("num_queries", "num_pool", "k"), [(7, 200, 3), (333, 500, 3), (1, 5, 5), (4, 3, 8), (2, 1, 1)]
+)
 def test_flat_index_finds_what_exact_search_finds(num_queries: int, num_pool: int, k: int) -> None:
     queries, pool = _unit(num_queries, num_pool), _unit(num_pool, 1)
     scores, positions = build(pool, "flat").search(queries, k)

@@ -1,0 +1,71 @@
+"""How a round's engine groups lie on the cluster, and the pace to expect of them, in words, before any engine starts.
+
+Invariant: a pace is what the same kind of step did before in this run, never a guess.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from semievol_ray import tables
+from semievol_ray.placement import Replicas, Resources
+
+
+@dataclass(frozen=True)
+class PackedGroup:
+    """One engine group: its name, its pool, the answers it still owes, and answers a second of one engine before."""
+
+    name: str
+    replicas: Replicas
+    num_answers: int
+    rate_each: float | None
+
+
+def packing_lines(groups: Sequence[PackedGroup], resources: Resources) -> list[str]:
+    """A line for each group, in the order in which they run, and one for all of them; none without groups."""
+    if not groups:
+        return []
+    lines = [f"engines: {_group(group, resources)}" for group in groups]
+    seconds = [group.num_answers / (group.rate_each * group.replicas.num) for group in groups if group.rate_each]
+    if len(groups) > 1:
+        known = f", about {tables.seconds(sum(seconds))} without starts" if len(seconds) == len(groups) else ""
+        lines.append(f"engines: {len(groups)} groups one after the other, one start each{known}")
+    return lines
+
+
+def rate_before(events: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> float | None:
+    """Answers a second of one engine in earlier rounds' steps of these names; None where there were none."""
+    kinds = {_kind(step) for step in steps}
+    spans: dict[str, list[tuple[float, float, int]]] = {}
+    for event in events:
+        if event.get("kind") == "part_committed" and _kind(str(event["step"])) in kinds:
+            end = datetime.fromisoformat(str(event["time"])).timestamp()
+            told = (end - float(event.get("seconds") or 0.0), end, int(event["num_rows"]))
+            spans.setdefault(f"{event['replica']}", []).append(told)
+    busy = sum(max(end for _, end, _ in of) - min(begun for begun, _, _ in of) for of in spans.values())
+    rows = sum(num for of in spans.values() for _, _, num in of)
+    return rows / busy if busy > 0 else None
+
+
+def _group(group: PackedGroup, resources: Resources) -> str:
+    pool, each = group.replicas, _each(group.replicas)
+    most = resources.num_gpus if pool.gpus_each else sum(node.num_cpus for node in resources.nodes)
+    used = pool.num * (pool.gpus_each or pool.cpus_each)
+    unit = "GPUs" if pool.gpus_each else "CPUs"
+    pace = "its pace not known yet"
+    if group.rate_each:
+        whole = group.rate_each * pool.num
+        pace = f"about {whole:.3g} answers/s ({group.rate_each:.3g} an engine before)"
+    return f"{group.name}: {pool.num} x {each}, {used:g} of {most:g} {unit}, {group.num_answers:,} answers, {pace}"
+
+
+def _each(pool: Replicas) -> str:
+    amount, unit = (pool.gpus_each, "GPU") if pool.gpus_each else (pool.cpus_each, "CPU")
+    return f"{amount:g} {unit}{'s' * (amount != 1)}"
+
+
+def _kind(step: str) -> str:
+    """What a step does in any round: rounds/0002/drafts/warm_0 is drafts/warm_0."""
+    room, _, rest = step.partition("/")
+    return rest.partition("/")[2] if room == "rounds" else step

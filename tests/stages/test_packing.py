@@ -1,0 +1,41 @@
+"""What is said of engine groups before they start."""
+
+from typing import Any
+
+import pytest
+
+from semievol_ray.placement import Node, Replicas, Resources
+from semievol_ray.stages.packing import PackedGroup, packing_lines, rate_before
+
+GPUS = Resources((Node(32, 8),) * 2)
+
+
+def _part(step: str, replica: str, second: int, rows: int = 40, seconds: float = 10.0) -> dict[str, Any]:
+    time = f"2026-01-01T10:00:{second:02d}+00:00"
+    return {"kind": "part_committed", "step": step, "replica": replica, "time": time, "num_rows": rows,
+            "seconds": seconds}  # fmt: skip
+
+
+def test_groups_are_told_with_what_they_take_and_the_pace_of_before() -> None:
+    base = PackedGroup("round-2 base", Replicas(4, 1, 4, 1), 8000, 2.5)
+    warm = PackedGroup("round-2 warm", Replicas(16, 1, 1, 1), 3200, None)
+    assert packing_lines([base, warm], GPUS) == [
+        "engines: round-2 base: 4 x 4 GPUs, 16 of 16 GPUs, 8,000 answers, about 10 answers/s (2.5 an engine before)",
+        "engines: round-2 warm: 16 x 1 GPU, 16 of 16 GPUs, 3,200 answers, its pace not known yet",
+        "engines: 2 groups one after the other, one start each",
+    ]
+
+
+def test_time_of_all_groups_is_told_where_every_pace_is_known() -> None:
+    group = PackedGroup("round-2 base", Replicas(1, 2, 0, 2), 120, 2.0)
+    lines = packing_lines([group, group], Resources((Node(2, 0),)))
+    assert "1 x 2 CPUs, 2 of 2 CPUs" in lines[0]
+    assert lines[-1].endswith("about 2m00s without starts")
+    assert packing_lines([], GPUS) == []
+
+
+def test_rate_is_that_of_one_engine_in_the_same_steps_of_earlier_rounds() -> None:
+    step, other = "rounds/0001/drafts/base_1", "rounds/0001/drafts/warm_0"
+    events = [_part(step, "a", 10), _part(step, "a", 20), _part(step, "b", 10), _part(other, "c", 10, rows=1)]
+    assert rate_before(events, ["rounds/0002/drafts/base_1"]) == pytest.approx(120 / 30)
+    assert rate_before(events, ["rounds/0002/justify"]) is None
