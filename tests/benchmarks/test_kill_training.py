@@ -1,6 +1,10 @@
 """A worker that is killed while it fine-tunes costs steps, and nothing of what is learned."""
 
 import json
+import os
+import signal
+import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,19 +12,41 @@ import pytest
 
 from benchmarks import kill_training
 from benchmarks.kill_training import Outcome, Strike, strike_of, struck, undisturbed
-from benchmarks.kill_training_model import NUM_STEPS, SAVE_STEPS, write_model
+from benchmarks.kill_training_model import NUM_STEPS, SAVE_STEPS, spec_in, write_model
+from semievol_ray import storage
+from semievol_ray.engines import checkpoints
+from semievol_ray.stages.train import train
 
 GOOD = Outcome(7, 3, 1e-6, 1e-7, 28, 0, 12.0)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_ray")
-def test_adapter_of_a_fine_tuning_whose_worker_was_killed_is_the_undisturbed_ones(tmp_path: Path) -> None:
+def test_adapter_of_a_fine_tuning_that_was_interrupted_and_whose_worker_was_killed_is_the_undisturbed_ones(
+    tmp_path: Path,
+) -> None:
     model = write_model(tmp_path / "model")
     calm = undisturbed(tmp_path / "calm", model)
-    found = struck(Strike(0, 0, 1, 3, 2 * SAVE_STEPS + 1, 0), tmp_path / "struck", model, calm)
+    spec = spec_in(tmp_path / "struck", model, workers=1, zero_stage=3)
+    before = signal.getsignal(signal.SIGINT)
+    threading.Thread(target=_interrupt_at, args=(spec.curve, SAVE_STEPS + 1), daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
+    assert signal.getsignal(signal.SIGINT) is before
+    saved = checkpoints.committed_steps(spec.checkpoints)[0]
+    assert saved > SAVE_STEPS
+    assert saved == len(storage.lines(spec.curve)), "nothing was learned that is not saved"
+
+    found = struck(Strike(0, 0, 1, 3, min(saved + 2, NUM_STEPS - 2), 0), tmp_path / "struck", model, calm)
     assert found.is_good, found
-    assert found.at_step > 2 * SAVE_STEPS
+    assert found.at_step > saved
+
+
+def _interrupt_at(curve: str, step: int) -> None:
+    """Ctrl-C for this process once a step stands in the loss curve."""
+    while len(storage.lines(curve)) < step:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_strikes_of_a_seed_are_the_same_each_time_and_of_every_kind() -> None:
