@@ -1,8 +1,8 @@
 """Fine-tunings on Ray Train whose workers are killed with -9 at random steps, against an undisturbed one.
 
 `python -m benchmarks.kill_training --kills N --seed S [--quick] [--out FILE]`. Each fine-tuning of a tiny random model
-loses a worker four times, at steps drawn from the seed; its adapter and losses are held against the undisturbed ones. Recorded
-fine-tunings are skipped, so the command can go on.
+loses a worker four times, at steps drawn from the seed; its adapter and losses are held against the undisturbed ones.
+Recorded fine-tunings are skipped, so the command can go on.
 """
 
 import argparse
