@@ -1,13 +1,14 @@
 """Fine-tunings on Ray Train whose workers are killed with -9 at random steps, against an undisturbed one.
 
 `python -m benchmarks.kill_training --kills N --seed S [--quick] [--out FILE]`. Each fine-tuning of a tiny random model
-loses one worker at a step drawn from the seed; its adapter and losses are held against the undisturbed ones. Recorded
-kills are skipped, so the command can go on.
+loses a worker four times, at steps drawn from the seed; its adapter and losses are held against the undisturbed ones.
+Recorded fine-tunings are skipped, so the command can go on.
 """
 
 import argparse
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -24,7 +25,6 @@ from typing import Any
 from benchmarks.chaos_processes import adopt_orphans, descendants, send, title
 from benchmarks.environment import commit, environment
 from benchmarks.kill_training_model import NUM_STEPS, spec_in, write_model
-from semievol_ray import storage
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.records import json_lines
 from semievol_ray.stages.train import train
@@ -34,25 +34,27 @@ WEIGHT_TOLERANCE, LOSS_TOLERANCE = 2e-5, 1e-5
 """Absolute, of a learned parameter; relative, of a step's loss: those of the equality matrix."""
 WORKER = "RayTrainWorker"
 LOOK_SECONDS = 0.01
+KILLS_EACH = 4
+"""Of one fine-tuning: what costs time is that a killed worker's successor loads the libraries again."""
 
 
 @dataclass(frozen=True)
 class Strike:
-    """One fine-tuning and its kill: once `step` is in the loss curve, its `victim`-th worker is killed."""
+    """One fine-tuning and its kills: each time one of `steps` is in the loss curve, one of the workers is killed."""
 
     seed: int
     number: int
     workers: int
     zero_stage: int
-    step: int
-    victim: int
+    steps: tuple[int, ...]
+    victims: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of it. at_step: the last step in the curve when the worker was killed, 0 where none was met."""
+    """What became of it. at_steps: the last step in the curve at each kill; shorter where the end came first."""
 
-    at_step: int
+    at_steps: tuple[int, ...]
     steps_again: int
     largest_weight_difference: float
     largest_loss_difference: float
@@ -63,18 +65,17 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Whether a worker was killed, and what was learned is what the undisturbed fine-tuning learned."""
+        """Whether workers were killed, and what was learned is what the undisturbed fine-tuning learned."""
         near = self.largest_weight_difference <= WEIGHT_TOLERANCE and self.largest_loss_difference <= LOSS_TOLERANCE
-        return near and self.at_step > 0 and self.num_tensors > 0 and not (self.num_zero_tensors or self.wrong)
+        return near and bool(self.at_steps) and self.num_tensors > 0 and not (self.num_zero_tensors or self.wrong)
 
 
 def strike_of(seed: int, number: int) -> Strike:
-    """The strike of a number, always the same for a seed."""
+    """The strikes of a fine-tuning, always the same for a seed: one in each of KILLS_EACH stretches of its steps."""
     drawn = random.Random(f"{seed}/{number}")
-    workers = drawn.choice((1, 2))
-    return Strike(
-        seed, number, workers, drawn.randrange(4), drawn.randrange(1, NUM_STEPS - 2), drawn.randrange(workers)
-    )
+    workers, stretch = drawn.choice((1, 2)), (NUM_STEPS - 2) // KILLS_EACH
+    steps = tuple(drawn.randrange(1 + stretch * i, 1 + stretch * (i + 1)) for i in range(KILLS_EACH))
+    return Strike(seed, number, workers, drawn.randrange(4), steps, tuple(drawn.randrange(workers) for _ in steps))
 
 
 def undisturbed(folder: Path, model: Path) -> FinetuneSpec:
@@ -100,18 +101,19 @@ def struck(strike: Strike, folder: Path, model: Path, calm: FinetuneSpec) -> Out
     striker.join()
     seconds = round(time.monotonic() - began, 1)
     if wrong:
-        return Outcome(sum(met), 0, float("inf"), float("inf"), 0, 0, seconds, wrong)
-    return Outcome(sum(met), len(json_lines(spec.curve)) - NUM_STEPS, *_differences(spec, calm), seconds)
+        return Outcome(tuple(met), 0, math.inf, math.inf, 0, 0, seconds, wrong)
+    return Outcome(tuple(met), len(json_lines(spec.curve)) - NUM_STEPS, *_differences(spec, calm), seconds)
 
 
 def _strike(strike: Strike, spec: FinetuneSpec, met: list[int], over: threading.Event) -> None:
-    while not over.wait(LOOK_SECONDS):
-        lines = len(storage.lines(spec.curve))
-        if lines >= strike.step:
-            workers = sorted(pid for pid in descendants(os.getpid()) if WORKER in title(pid))
-            if workers and send([workers[strike.victim % len(workers)]], signal.SIGKILL):
-                met.append(lines)
-            return
+    left = list(zip(strike.steps, strike.victims, strict=True))
+    while left and not over.wait(LOOK_SECONDS):
+        at = max((line["step"] for line in json_lines(spec.curve)), default=0)
+        workers = sorted(pid for pid in descendants(os.getpid()) if WORKER in title(pid)) if at >= left[0][0] else []
+        if workers:
+            _, victim = left.pop(0)
+            if send([workers[victim % len(workers)]], signal.SIGKILL):
+                met.append(at)
 
 
 def _trained(spec: FinetuneSpec) -> None:
@@ -124,11 +126,11 @@ def _differences(found: FinetuneSpec, calm: FinetuneSpec) -> tuple[float, float,
 
     one, other = (load_file(f"{spec.out}/adapter_model.safetensors") for spec in (found, calm))
     if one.keys() != other.keys():
-        return float("inf"), float("inf"), len(one), 0
+        return math.inf, math.inf, len(one), 0
     weights = max(float(abs(one[name] - other[name]).max()) for name in one)
     mine, theirs = _losses(found), _losses(calm)
     if mine.keys() != theirs.keys():
-        return weights, float("inf"), len(one), 0
+        return weights, math.inf, len(one), 0
     losses = max(abs(mine[step] - theirs[step]) / abs(theirs[step]) for step in theirs)
     return weights, losses, len(one), sum(not tensor.any() for tensor in one.values())
 
@@ -140,7 +142,7 @@ def _losses(spec: FinetuneSpec) -> dict[int, float]:
 def metrics(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """What the kills of one commit come to."""
     return {
-        "kills": sum(run["at_step"] > 0 for run in runs),
+        "kills": sum(len(run["at_steps"]) for run in runs),
         "fine-tunings": len(runs),
         "wrong ends": sum(bool(run["wrong"]) for run in runs),
         "empty or zero adapters": sum(not run["num_tensors"] or run["num_zero_tensors"] > 0 for run in runs),
@@ -185,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = json.loads(out.read_text(encoding="utf-8"))["runs"] if out and out.exists() else []
     here = commit()
     done = {(run["seed"], run["number"]) for run in runs if run["commit"] == here}
-    wanted = [strike_of(options.seed, number) for number in range(2 if options.quick else options.kills)]
+    wanted = [
+        strike_of(options.seed, number) for number in range(1 if options.quick else -(-options.kills // KILLS_EACH))
+    ]
     left = [strike for strike in wanted if (strike.seed, strike.number) not in done]
     command = f"python -m benchmarks.kill_training --kills {options.kills} --seed {options.seed}"
     if left:
@@ -218,7 +222,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--kills", type=int, default=20, help="how many kills of this seed there shall be (default: 20)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the schedule (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="two kills, recorded nowhere")
+    parser.add_argument("--quick", action="store_true", help="one fine-tuning, recorded nowhere")
     parser.add_argument("--out", type=Path, help="results file to add to (default: the committed one)")
     return parser.parse_args(arguments)
 

@@ -15,7 +15,7 @@ from semievol_ray.tasks import Task
 
 KINDS = ("plant", "animal", "food")
 TASK = Task("kinds", "Say what kind of thing is described.", Labels(KINDS), max_tokens=12)
-NUM_ROWS, BATCH, NUM_STEPS, SAVE_STEPS = 48, 4, 24, 4
+NUM_ROWS, BATCH, NUM_STEPS, SAVE_STEPS = 96, 4, 48, 6
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -13,7 +13,7 @@ from semievol_ray import storage
 
 NOTICE_FILE = "leave"
 LOOK_SECONDS = 2.0
-"""Between two looks for a notice, which costs a request where the run lies in an object store."""
+"""Between two looks for a notice where each is a request, in an object store; on a disk one looks after every step."""
 SPARE_SECONDS = 15.0
 """Left before a deadline for what comes after the checkpoint, and for the first one, whose time is not known."""
 
@@ -72,7 +72,7 @@ class Leaving:
             needed = 2 * self._step_seconds + self.save_seconds + SPARE_SECONDS
             if time.time() + needed >= self.deadline:
                 return Reason.DEADLINE
-        if first and now - self._looked >= LOOK_SECONDS:
+        if first and (not storage.is_remote(self.checkpoints) or now - self._looked >= LOOK_SECONDS):
             self._looked = now
             if storage.exists(f"{self.checkpoints}/{NOTICE_FILE}"):
                 return Reason.NOTICE

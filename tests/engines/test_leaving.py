@@ -26,8 +26,7 @@ def test_deadline_is_met_earlier_the_longer_a_checkpoint_takes(tmp_path: Path) -
     assert watch.reason(first=True, device=CPU) is Reason.DEADLINE
 
 
-def test_notice_holds_until_it_is_withdrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaving, "LOOK_SECONDS", 0.0)
+def test_notice_holds_until_it_is_withdrawn(tmp_path: Path) -> None:
     watch = Leaving(str(tmp_path), None, lambda: False)
     leaving.leave_notice(str(tmp_path))
     assert watch.reason(first=True, device=CPU) is Reason.NOTICE
