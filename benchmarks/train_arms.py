@@ -56,7 +56,7 @@ def peak_mib() -> float:
 def _ours(spec: FinetuneSpec, turn: Callable[[], None]) -> list[float]:
     """As a run's worker calls it."""
     losses = _listen(turn)
-    finetune(spec, None if spec.on_gpu else int(os.environ["OMP_NUM_THREADS"]))
+    finetune(spec)
     return losses
 
 

@@ -20,6 +20,8 @@ from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
 from semievol_ray.engines.fit import refuse_unfit
 from semievol_ray.engines.loss import TrainingExample
 from semievol_ray.engines.operators import load_cpu_operators
+from semievol_ray.engines.pace import Pace, Work
+from semievol_ray.engines.pilot import pilot, shortage_explained
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
 from semievol_ray.engines.saving import save
 from semievol_ray.engines.trainable import load_base, trainable
@@ -67,19 +69,22 @@ def finetune(spec: FinetuneSpec, num_threads: int | None = None) -> dict[str, fl
     model_path = local_weights(spec.model_path)
     tokenizer = load_tokenizer(model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)
-    refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
+    sizing = refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
     arguments = _arguments(spec, len(examples))  # before the model: ZeRO-3 cuts it up as it is loaded
     packs_on_gpu = spec.speed.packing and spec.on_gpu
     model = load_base(model_path, spec.train, spec.dtype, packs_on_gpu=packs_on_gpu)
     set_seed(spec.seed)  # the adapter's first values are the same however the model was loaded
-    trainer = answer_trainer(
-        model=trainable(model, spec.train),
-        arguments=arguments,
-        examples=in_order(examples, spec.train, spec.seed),
-        packing=spec.speed.packing,
-        callbacks=[curve_writer(spec.curve)],
-    )
-    output = trainer.train()
+    ordered = in_order(examples, spec.train, spec.seed)
+    work = Work(ordered, spec.train.train_batch_size, spec.speed.num_train_workers, spec.dtype, spec.on_gpu, sizing)
+    with shortage_explained(sizing):
+        trainer = answer_trainer(
+            model=trainable(model, spec.train),
+            arguments=arguments,
+            examples=ordered,
+            packing=spec.speed.packing,
+            callbacks=[curve_writer(spec.curve, Pace(work)), pilot(sizing, ordered)],
+        )
+        output = trainer.train()
     save(trainer, tokenizer, spec.out)
     return {
         "train_loss": output.training_loss,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from semievol_ray.engines.loss import TrainingExample, answer_loss, collate, pack
+from semievol_ray.engines.pace import Pace
 from semievol_ray.engines.packing import refuse_mixing
 from semievol_ray.errors import RunStopped
 from semievol_ray.events import LineLog
@@ -50,8 +51,8 @@ def answer_trainer(
     return trainer
 
 
-def curve_writer(path: str) -> Any:
-    """A callback that appends one JSON line a step: step, of how many, loss, gradient norm, learning rate."""
+def curve_writer(path: str, pace: Pace) -> Any:
+    """A callback that appends one JSON line a step: step, of how many, loss, gradient norm, learning rate, pace."""
     from transformers import TrainerCallback
 
     curve = LineLog(path)
@@ -59,9 +60,13 @@ def curve_writer(path: str) -> Any:
     class CurveWriter(TrainerCallback):
         """Writes in the first worker alone."""
 
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            pace.begin()
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
             if state.is_world_process_zero and logs and "loss" in logs:
-                line = {"step": state.global_step, "num_steps": state.max_steps, **logs}
+                measured = pace.measured(state.global_step)
+                line = {"step": state.global_step, "num_steps": state.max_steps, **logs, **measured}
                 curve.write(json.dumps(line))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
