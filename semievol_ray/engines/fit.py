@@ -58,8 +58,10 @@ def refuse_unfit(
         return None
     longest = max(len(e.ids) for e in examples), max(e.num_answer for e in examples)
     sizing = Sizing(shape, plan_of(shape, train, speed, dtype, longest), on_gpu)
-    if told := shortage(sizing, free_bytes(on_gpu=on_gpu)):
+    free = free_bytes(on_gpu=on_gpu)
+    if told := shortage(sizing, free):
         raise PlacementError(told)
+    _wait_for_the_others()
     return sizing
 
 
@@ -100,6 +102,14 @@ def free_bytes(*, on_gpu: bool) -> int:
 
     free: int = torch.cuda.mem_get_info()[0]
     return free
+
+
+def _wait_for_the_others() -> None:
+    """No worker loads before all have looked: what one takes would be missing in another's share."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def gb(size: float) -> str:

@@ -37,6 +37,10 @@ def answer_trainer(
             loss = loss * self.args.world_size  # gradients are averaged over the workers
             return (loss, out) if return_outputs else loss
 
+        def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+            """Not counted here: the Trainer's count walks through all modules, 9 ms a micro-batch of 30 LoRA layers."""
+            return 0
+
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return SequentialSampler(train_dataset or examples)
 
