@@ -34,7 +34,6 @@ def worker(spec_path: str) -> dict[str, float]:
     import pickle
 
     import deepspeed
-    import torch
     from transformers import Trainer, TrainerCallback, trainer  # noqa: F401
 
     from semievol_ray.engines import finetune as module
@@ -57,7 +56,7 @@ def worker(spec_path: str) -> dict[str, float]:
             steps.append(time.perf_counter())
 
     trainer.DEFAULT_CALLBACKS.append(Steps)  # type: ignore[arg-type]
-    module.finetune(spec, module.Surroundings(torch.get_num_threads()))
+    module.finetune(spec)
     taken = [end - begin for begin, end in pairwise(steps)]
     spent |= {"first step": taken[0], "second step": taken[1], "all": time.perf_counter() - began}
     return spent | {"peak_mib": peak_mib(), "imported_mib": imported_mib}

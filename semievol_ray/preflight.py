@@ -10,7 +10,9 @@ from dataclasses import asdict
 
 from semievol_ray.config import RunConfig
 from semievol_ray.engines.embed import HASH
+from semievol_ray.engines.fit import Sizing, shortage
 from semievol_ray.engines.footprint import cache_bytes_a_token, weight_bytes
+from semievol_ray.engines.memory import plan_of, shape_of
 from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import ClusterError, PlacementError
 from semievol_ray.extras import needed
@@ -20,6 +22,8 @@ from semievol_ray.placement import (
     cache_shortage,
     engine_memory_shortage,
     engine_shortage,
+    place_training,
+    places_on,
     training_memory_shortage,
     training_shortage,
 )
@@ -44,7 +48,7 @@ def preflight(context: Context) -> None:
     if not refusals(found):
         folders = {name: local_weights(context.model(name).path) for name in models(config)}
         weights = model_weights(config, folders, resources)
-        found += memory_problems(config, resources, weights)
+        found += memory_problems(config, resources, weights) or training_problems(config, resources, folders)
         if config.numerics.engine == "vllm":
             check_templates(folders)
             found += cache_problems(config, resources, folders, weights)
@@ -121,7 +125,7 @@ def memory_problems(config: RunConfig, resources: Resources, weights: Mapping[st
     speed, served = config.speed, serving_dtype(config, resources)
     trained = config.numerics.train_dtype
     trained = ("bfloat16" if resources.num_gpus else "float32") if trained == "auto" else trained
-    tuned = {config.model, *(c.model for c in config.method.collaborators if c.model and c.adapter == "warm")}
+    tuned = tuned_models(config)
     found = [engine_memory_shortage(speed, resources, size, f"{name} in {served}") for name, size in weights.items()]
     ratio = (4 if trained == "float32" else 2) / (4 if served == "float32" else 2)
     found += [
@@ -147,6 +151,37 @@ def cache_problems(
         if size
     ]
     return [Problem(Gravity.ERROR, Kind.PLACEMENT, lack) for lack in found if lack]
+
+
+def training_problems(config: RunConfig, resources: Resources, folders: Mapping[str, str]) -> list[Problem]:
+    """Models whose fine-tuning takes more than its GPU or node has, before any example: weights and what learns them.
+
+    A model of unknown shape is passed over. On a CPU the workers of a node share its memory.
+    """
+    on_gpu, speed = bool(resources.num_gpus), config.speed
+    trained = config.numerics.train_dtype
+    trained = ("bfloat16" if on_gpu else "float32") if trained == "auto" else trained
+    sizes = [size for node in resources.nodes for size in node.gpu_bytes]
+    if not on_gpu:
+        cpus, _ = place_training(speed.model_copy(update={"autoscaling": True}), resources)
+        shares = [
+            (node.memory_bytes, min(speed.num_train_workers, places_on(node, cpus, 0.0))) for node in resources.nodes
+        ]
+        sizes = [size // here for size, here in shares if size and here]
+    if not sizes:
+        return []
+    found = []
+    for name in sorted(tuned_models(config) & folders.keys()):
+        if shape := shape_of(folders[name]):
+            sizing = Sizing(shape, plan_of(shape, config.train, speed, trained), on_gpu)
+            if told := shortage(sizing, min(sizes)):
+                found.append(Problem(Gravity.ERROR, Kind.PLACEMENT, f"{name} in {trained}: {told}"))
+    return found
+
+
+def tuned_models(config: RunConfig) -> set[str]:
+    """The models that are fine-tuned: the student, and the collaborators' own with a warm-up."""
+    return {config.model, *(c.model for c in config.method.collaborators if c.model and c.adapter == "warm")}
 
 
 def _merged_bytes(config: RunConfig, resources: Resources, weights: Mapping[str, int]) -> int:

@@ -6,7 +6,18 @@ Invariant: the run directory is only read, but for the page itself; a section wi
 from markupsafe import Markup
 
 from semievol_ray import __version__, storage
-from semievol_ray.reporting import accuracy, agreement, classes, confidence, costs, decisions, planned, samples, setup
+from semievol_ray.reporting import (
+    accuracy,
+    agreement,
+    classes,
+    confidence,
+    costs,
+    decisions,
+    planned,
+    samples,
+    setup,
+    training,
+)
 from semievol_ray.reporting.facts import Facts, read_facts
 from semievol_ray.reporting.page import Section, page
 
@@ -41,6 +52,7 @@ def sections(facts: Facts) -> list[Section]:
         agreement.balance_section(facts),
         classes.classes_section(facts),
         classes.confusion_section(facts),
+        training.section(facts),
         costs.section(facts),
         planned.section(facts),
         samples.section(facts),

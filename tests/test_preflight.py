@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from semievol_ray import configfile, driver, preflight, storage
 from semievol_ray.engines.footprint import cache_bytes_a_token
@@ -99,6 +101,32 @@ def test_weights_of_every_model_are_held_against_the_gpus(tmp_path: Path) -> Non
     assert [(p.kind, p.gravity) for p in found] == [(Kind.PLACEMENT, Gravity.ERROR)] * 2
     assert found[0].text.startswith("org/student in bfloat16: weights need 17.0 GB")
     assert found[1].text.startswith("fine-tuning org/student in bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("resources", "method", "fits"),
+    [
+        (Resources((Node(8, 1, 10**11, (16 * 10**6,), "a"),)), "lora", True),
+        (Resources((Node(8, 1, 10**11, (16 * 10**6,), "a"),)), "full", False),
+        (Resources((Node(2, 0, 10**8, (), "a"),)), "full", True),
+        (Resources((Node(2, 0, 16 * 10**6, (), "a"),)), "full", False),
+        (Resources((Node(2, 0, 0, (), "a"),)), "full", True),
+    ],
+)
+def test_base_whose_gradients_and_optimizer_do_not_fit_is_refused_though_its_weights_do(
+    resources: Resources, method: str, fits: bool, tmp_path: Path
+) -> None:
+    """A model of 1,000,000 parameters: 2 MB in bfloat16 with LoRA, 20 MB with all that full fine-tuning adds."""
+    told = {"num_attention_heads": 4, "num_hidden_layers": 1, "hidden_size": 1000, "intermediate_size": 10}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps({**told, "vocab_size": 9}))
+    weights = {"model.layers.0.mlp.up_proj.weight": np.ones((1000, 1000), np.float32)}
+    save_file(weights, tmp_path / "model/model.safetensors")
+    config = _config(tmp_path, model="org/student", numerics={"engine": "vllm"}, train={"method": method})
+    found = preflight.training_problems(config, resources, {"org/student": str(tmp_path / "model")})
+    assert [problem.gravity for problem in found] == ([] if fits else [Gravity.ERROR])
+    assert all("org/student in " in p.text and "weights 0.00 GB + gradients" in p.text for p in found)
+    assert preflight.training_problems(config, resources, {"org/student": str(tmp_path)}) == []
 
 
 def test_refusals_of_the_machines_are_told_as_the_clusters() -> None:

@@ -20,11 +20,13 @@ from semievol_ray.engines.base import Tokenizer
 from semievol_ray.engines.batches import in_order, num_steps
 from semievol_ray.engines.checkpointfiles import agreed_checkpoint, learned, put_learned
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
-from semievol_ray.engines.fit import refuse_unfit
+from semievol_ray.engines.fit import Sizing, refuse_unfit
 from semievol_ray.engines.keeping import Keeper, Rules
 from semievol_ray.engines.leaving import Leaving
 from semievol_ray.engines.loss import TrainingExample
 from semievol_ray.engines.operators import load_cpu_operators
+from semievol_ray.engines.pace import Pace, Work
+from semievol_ray.engines.pilot import pilot, shortage_explained
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
 from semievol_ray.engines.saving import save
 from semievol_ray.engines.trainable import load_base, trainable
@@ -96,7 +98,7 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     model_path = local_weights(spec.model_path)
     tokenizer = load_tokenizer(model_path)
     examples = tokenised(read_examples(spec.examples), spec, tokenizer)
-    refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
+    sizing = refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
     arguments = _arguments(spec, len(examples))  # before the model: ZeRO-3 cuts it up as it is loaded
     keeper = _keeper(spec, around, len(examples), tokenizer)
     packs_on_gpu = spec.speed.packing and spec.on_gpu
@@ -106,7 +108,7 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     if keeper.resumed is not None:
         put_learned(model, keeper.resumed)
     began = time.monotonic()
-    steps = _trained(spec, model, arguments, examples, keeper)
+    steps = _trained(spec, model, arguments, examples, keeper, sizing)
     best = keeper.best
     first = arguments.process_index == 0
     save(model, tokenizer, spec.out, first=first, values=learned(best) if best and best.step != steps else None)
@@ -122,27 +124,35 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
 
 
 def _trained(
-    spec: FinetuneSpec, model: Any, arguments: Any, examples: Sequence[TrainingExample], keeper: Keeper
+    spec: FinetuneSpec,
+    model: Any,
+    arguments: Any,
+    examples: Sequence[TrainingExample],
+    keeper: Keeper,
+    sizing: Sizing | None,
 ) -> int:
     """Train from where the keeper stands to the end; the number of the last step."""
     done = keeper.resumed.step if keeper.resumed else 0
     rule = spec.train.early_stopping
     if done >= arguments.max_steps or (rule and keeper.verdict.is_over(rule)):
         return done
-    trainer = answer_trainer(
-        model=model,
-        arguments=arguments,
-        examples=in_order(examples, spec.train, spec.seed),
-        packing=spec.speed.packing,
-        callbacks=[curve_writer(spec.curve)],
-        course=Course(done, keeper.begun, keeper.stepped),
-    )
-    try:
-        return int(trainer.train().global_step)
-    except Exception as error:
-        if is_overflow(error):
-            raise RunStopped(overflowed(trainer.state.global_step)) from error
-        raise
+    ordered, batch = in_order(examples, spec.train, spec.seed), spec.train.train_batch_size
+    work = Work(ordered, batch, spec.speed.num_train_workers, spec.dtype, spec.on_gpu, sizing)
+    with shortage_explained(sizing):
+        trainer = answer_trainer(
+            model=model,
+            arguments=arguments,
+            examples=ordered,
+            packing=spec.speed.packing,
+            callbacks=[curve_writer(spec.curve, Pace(work)), pilot(sizing, ordered[done * batch :])],
+            course=Course(done, keeper.begun, keeper.stepped),
+        )
+        try:
+            return int(trainer.train().global_step)
+        except Exception as error:
+            if is_overflow(error):
+                raise RunStopped(overflowed(trainer.state.global_step)) from error
+            raise
 
 
 def identity_of(spec: FinetuneSpec) -> dict[str, Any]:

@@ -5,15 +5,40 @@ Invariant: what is refused is refused with the sum, and with settings that would
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from semievol_ray import machine
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.engines.loss import TrainingExample
-from semievol_ray.engines.memory import ModelShape, Needs, Plan, needs, plan_of, remedies, shape_of
+from semievol_ray.engines.memory import ModelShape, Plan, needs, plan_of, remedies, shape_of
+from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import PlacementError
 
 SHARE = 0.95
 """Of the memory that is free: the libraries' own buffers take some."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What decides a worker's memory: the model's shape, the plan of the work, and on what."""
+
+    shape: ModelShape
+    plan: Plan
+    on_gpu: bool
+
+    @property
+    def needed(self) -> int:
+        """Bytes of one worker; on a CPU what is offloaded lies in the same memory."""
+        found = needs(self.shape, self.plan)
+        return found.device + (0 if self.on_gpu else found.host)
+
+    def told(self) -> str:
+        """The sum in words."""
+        found = needs(self.shape, self.plan)
+        parts = {"weights": found.weights, "gradients": found.gradients, "optimizer": found.optimizer}
+        parts |= {"activations": found.activations} if found.activations else {}
+        parts |= {"offloaded": found.host} if found.host and not self.on_gpu else {}
+        return " + ".join(f"{name} {gb(size)}" for name, size in parts.items())
 
 
 def refuse_unfit(
@@ -24,47 +49,49 @@ def refuse_unfit(
     examples: Sequence[TrainingExample],
     *,
     on_gpu: bool,
-) -> Needs | None:
-    """What a worker of this fine-tuning needs; None for a model whose shape its files do not tell.
+) -> Sizing | None:
+    """What decides a worker's memory in this fine-tuning; None for a model whose shape its files do not tell.
 
     Raises PlacementError when this worker's device, or host, has less memory free.
     """
     if (shape := shape_of(model_path)) is None:
         return None
     longest = max(len(e.ids) for e in examples), max(e.num_answer for e in examples)
-    plan = plan_of(shape, train, speed, dtype, longest)
-    if told := shortage(shape, plan, free_bytes(on_gpu=on_gpu), on_gpu=on_gpu):
+    sizing = Sizing(shape, plan_of(shape, train, speed, dtype, longest), on_gpu)
+    free = free_bytes(on_gpu=on_gpu)
+    if told := shortage(sizing, free):
         raise PlacementError(told)
-    return needs(shape, plan)
+    _wait_for_the_others()
+    return sizing
 
 
-def shortage(shape: ModelShape, plan: Plan, free: int, *, on_gpu: bool) -> str | None:
-    """Why a worker does not fit `free` bytes, in one line with the sum and what would fit; None when it does.
-
-    On a CPU what is offloaded lies in the same memory.
-    """
-    found, limit = needs(shape, plan), int(SHARE * free)
-    needed = found.device + (0 if on_gpu else found.host)
-    if needed <= limit:
+def shortage(sizing: Sizing, free: int) -> str | None:
+    """Why a worker does not fit `free` bytes, in one line with the sum and what would fit; None when it does."""
+    shape, plan, limit = sizing.shape, sizing.plan, int(SHARE * free)
+    if sizing.needed <= limit:
         return None
-    ways = remedies(shape, plan, limit, on_gpu=on_gpu)
+    ways = remedies(shape, plan, limit, on_gpu=sizing.on_gpu)
     remedy = f"What would fit: {'; or '.join(ways)}." if ways else "No setting makes it fit: use a smaller model."
     if not ways and plan.num_trainable >= shape.num_parameters:
         remedy = "No setting makes it fit: use train.method: lora, a smaller model, or more memory."
-    where = "GPU" if on_gpu else "machine"
+    longest = plan.width // plan.micro_batch
+    at_a_time = f"; {plan.micro_batch} examples of up to {longest} tokens at a time" if longest else ""
     return (
-        f"fine-tuning does not fit its {where}: a worker needs {_gb(needed)} ({told(found, on_gpu=on_gpu)}; "
-        f"{plan.micro_batch} examples of up to {plan.width // plan.micro_batch} tokens at a time), and "
-        f"{_gb(free)} is free for it, of which {SHARE:.0%} is used. {remedy}"
+        f"fine-tuning does not fit its {'GPU' if sizing.on_gpu else 'machine'}: a worker needs {gb(sizing.needed)} "
+        f"({sizing.told()}{at_a_time}) and has {gb(free)}, of which {SHARE:.0%} is used. {remedy}"
     )
 
 
-def told(found: Needs, *, on_gpu: bool) -> str:
-    """The sum in words."""
-    parts = {"weights": found.weights, "gradients": found.gradients, "optimizer": found.optimizer}
-    parts |= {"activations": found.activations} if found.activations else {}
-    parts |= {"offloaded": found.host} if found.host and not on_gpu else {}
-    return " + ".join(f"{name} {_gb(size)}" for name, size in parts.items())
+def reckoned(model_path: str, train: TrainConfig, speed: SpeedConfig, dtype: str, *, on_gpu: bool) -> str | None:
+    """What a person is told of a worker's memory before any example is read; None for a model of unknown shape."""
+    if (shape := shape_of(local_weights(model_path))) is None:
+        return None
+    sizing = Sizing(shape, plan_of(shape, train, speed, dtype), on_gpu)
+    learned = sizing.plan.num_trainable / shape.num_parameters
+    return (
+        f"{sizing.plan.num_trainable:,} of {shape.num_parameters:,} parameters learn ({learned:.1%}); a worker needs "
+        f"{gb(sizing.needed)} ({sizing.told()}) and what the examples take, which the first step shows"
+    )
 
 
 def free_bytes(*, on_gpu: bool) -> int:
@@ -77,5 +104,14 @@ def free_bytes(*, on_gpu: bool) -> int:
     return free
 
 
-def _gb(size: float) -> str:
+def _wait_for_the_others() -> None:
+    """No worker loads before all have looked: what one takes would be missing in another's share."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def gb(size: float) -> str:
+    """Bytes as a person reads them, two decimals for small models' sake."""
     return f"{size / 1e9:.2f} GB"

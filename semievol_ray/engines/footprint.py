@@ -40,6 +40,8 @@ def tensor_shapes(folder: str) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor["shape"]) for header in headers for name, tensor in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return {}
+
+
 def cache_bytes_a_token(folder: str, dtype: str) -> int | None:
     """Bytes of keys and values that one token takes in every layer together.
 

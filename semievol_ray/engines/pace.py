@@ -8,22 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from semievol_ray.engines.fit import Sizing
 from semievol_ray.engines.flops import peak_flops, step_flops
 from semievol_ray.engines.loss import TrainingExample
-from semievol_ray.engines.memory import ModelShape
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: the examples in order, of a step each `batch`, on how many workers, learning how much."""
+    """What is to be done: the examples in order, `batch` of them a step, on how many workers and on what."""
 
     examples: Sequence[TrainingExample]
     batch: int
     num_workers: int
     dtype: str
     on_gpu: bool
-    shape: ModelShape | None = None
-    num_trainable: int = 0
+    sizing: Sizing | None = None
 
 
 class Pace:
@@ -51,8 +50,8 @@ class Pace:
             "tokens_per_second_per_device": round(tokens / seconds / work.num_workers, 2),
             "memory_bytes": float(peak_bytes(on_gpu=work.on_gpu)),
         }
-        if self._peak and work.shape:
-            flops = step_flops(work.shape, work.num_trainable, examples)
+        if self._peak and work.sizing:
+            flops = step_flops(work.sizing.shape, work.sizing.plan.num_trainable, examples)
             found["mfu"] = round(flops / (seconds * self._peak * work.num_workers), 4)
         return found
 

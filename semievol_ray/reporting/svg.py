@@ -85,13 +85,13 @@ def text(words: str, x: float, y: float, *, anchor: str = "start", kind: str = "
     )
 
 
-def curve(points: Sequence[tuple[float, float]], height: float) -> Markup:
-    """A dashed line through (x in percent, y in pixels), stretched with the plot."""
+def curve(points: Sequence[tuple[float, float]], height: float, kind: str = "dash") -> Markup:
+    """A line through (x in percent, y in pixels), stretched with the plot; dashed unless it is of another kind."""
     path = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
     return Markup(
         '<svg width="100%" height="{0:.0f}" viewBox="0 0 100 {0:.0f}" preserveAspectRatio="none" aria-hidden="true">'
-        '<polyline class="dash" points="{1}"/></svg>'
-    ).format(height, path)
+        '<polyline class="{2}" points="{1}"/></svg>'
+    ).format(height, path, kind)
 
 
 def x_axis(axis: Axis, height: float, name: str = "") -> Markup:

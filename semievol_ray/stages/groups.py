@@ -22,9 +22,7 @@ from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
-<<<<<<< HEAD
 from semievol_ray.stages.pace import engine_start_seconds
-=======
 from semievol_ray.stages.packing import PackedGroup, rate_before
 from semievol_ray.stages.patience import Patience
 from semievol_ray.stages.predict import PredictJob

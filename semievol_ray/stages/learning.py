@@ -12,11 +12,13 @@ from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_wh
 from semievol_ray.engines.batches import num_steps, told
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
+from semievol_ray.engines.fit import reckoned
 from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.pacelines import forecast, paced
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
 
@@ -135,9 +137,13 @@ def _train(
     deepspeed_config(tuning, config.speed, on_gpu=spec.on_gpu, dtype=spec.dtype, own=spec.deepspeed)
     num_rows = examples.num_rows()
     context.progress.say(f"fine-tuning on {told(tuning, config.speed, num_rows)}")
+    if needed := reckoned(model_path, tuning, config.speed, spec.dtype, on_gpu=spec.on_gpu):
+        context.progress.say(needed)
 
     def on_step(line: Mapping[str, Any]) -> None:
-        bar.advance(1, f"loss {line['loss']:.3f}")
+        bar.advance(1, paced(line))
+        if estimate := forecast(line):
+            context.progress.say(f"{step.name}: {estimate}")
         context.trackers.log("train", {f"{where}/{k}": v for k, v in line.items() if k != "step"}, line["step"])
 
     def on_silence(seconds: float) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from semievol_ray import schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
-from semievol_ray.core.answers import Labels
+from semievol_ray.core.answers import Free, Labels
 from semievol_ray.engines.adapters import verify_adapter
 from semievol_ray.engines.deepspeedconfig import deepspeed_config
 from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised
@@ -141,6 +142,15 @@ def test_tokenised_example_above_max_model_len_is_refused_naming_row_and_length(
     with pytest.raises(DataError, match=f"row-1 takes {length} tokens"):
         tokenised(rows, _spec(tiny_llama, tmp_path, max_model_len=length - 1), tokenizer)
     assert len(tokenised(rows, _spec(tiny_llama, tmp_path, max_model_len=length), tokenizer)) == 2
+
+
+def test_label_that_alone_is_longer_than_the_context_is_refused_naming_its_row(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    spec = replace(_spec(tiny_llama, tmp_path), task=Task("said", "Say it.", Free(), max_tokens=12))
+    rows = _rows("a thing", answer="a green thing in the garden " * 100)
+    with pytest.raises(DataError, match=r"row-0 takes \d+ tokens, more than numerics\.max_model_len"):
+        tokenised(rows, spec, load_tokenizer(str(tiny_llama)))
 
 
 def test_fine_tuning_on_no_row_is_refused(tiny_llama: Path, tmp_path: Path) -> None:

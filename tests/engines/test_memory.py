@@ -8,7 +8,7 @@ import pytest
 
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.engines import fit
-from semievol_ray.engines.fit import refuse_unfit, shortage
+from semievol_ray.engines.fit import Sizing, refuse_unfit, shortage
 from semievol_ray.engines.loss import TrainingExample, answer_loss, collate
 from semievol_ray.engines.memory import ModelShape, Plan, activations, needs, num_trainable, plan_of, remedies, shape_of
 from semievol_ray.errors import PlacementError
@@ -124,18 +124,18 @@ def _kept_bytes(dtype: str, layers: int, checkpointing: bool) -> int:
 
 def test_fine_tuning_that_does_not_fit_is_told_with_the_sum_and_what_would_fit() -> None:
     lora = _plan(num_trainable=40_000_000)
-    assert shortage(EIGHT_BILLION, lora, 80 * GB, on_gpu=True) is None
-    told = shortage(EIGHT_BILLION, lora, 24 * GB, on_gpu=True)
+    assert shortage(Sizing(EIGHT_BILLION, lora, True), 80 * GB) is None
+    told = shortage(Sizing(EIGHT_BILLION, lora, True), 24 * GB)
     assert told is not None
     assert "weights 16.06 GB + gradients 0.08 GB + optimizer 0.64 GB + activations" in told
     assert "8 examples of up to 512 tokens" in told
     assert "What would fit: speed.per_device_train_batch_size: 1" in told
     assert "; or speed.gradient_checkpointing: true" in told
-    full = shortage(EIGHT_BILLION, _plan(), 24 * GB, on_gpu=True)
+    full = shortage(Sizing(EIGHT_BILLION, _plan(), True), 24 * GB)
     assert full is not None
     assert "What would fit: speed.offload: optimizer, speed.gradient_checkpointing: true" in full
     assert ", and 128.48 GB of the machine's)" in full
-    nothing = shortage(EIGHT_BILLION, _plan(), 24 * GB, on_gpu=False)
+    nothing = shortage(Sizing(EIGHT_BILLION, _plan(), False), 24 * GB)
     assert nothing is not None
     assert nothing.endswith("use train.method: lora, a smaller model, or more memory.")
 
@@ -150,18 +150,10 @@ def test_settings_that_are_proposed_would_fit(workers: int, limit: int) -> None:
 
 
 def test_offload_on_a_cpu_saves_nothing() -> None:
-    plan, limit = _plan(num_trainable=10**9), 30 * GB
-    for offload in ("none", "optimizer"):
-        assert shortage(EIGHT_BILLION, replace(plan, offload=offload), limit, on_gpu=False) is not None
-    assert (
-        shortage(
-            EIGHT_BILLION,
-            replace(plan, offload="optimizer", checkpointing=True, micro_batch=1, width=512),
-            limit,
-            on_gpu=True,
-        )
-        is None
-    )
+    least = _plan(num_trainable=10**9, checkpointing=True, micro_batch=1, width=512)
+    for offload, on_gpu, fits in (("none", True, False), ("optimizer", True, True), ("optimizer", False, False)):
+        told = shortage(Sizing(EIGHT_BILLION, replace(least, offload=offload), on_gpu), 30 * GB)
+        assert (told is None) == fits
 
 
 def test_worker_whose_share_of_the_machine_is_too_small_refuses_before_it_loads_the_model(
@@ -171,10 +163,10 @@ def test_worker_whose_share_of_the_machine_is_too_small_refuses_before_it_loads_
     given = (str(tiny_llama), TrainConfig(method="full"), SpeedConfig(), "float32", examples)
     found = refuse_unfit(*given, on_gpu=False)
     assert found is not None
-    monkeypatch.setattr(fit.machine, "free_memory", lambda: int(found.device / 0.9))
+    monkeypatch.setattr(fit.machine, "free_memory", lambda: int(found.needed / 0.9))
     assert refuse_unfit(*given, on_gpu=False) == found
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(PlacementError, match=r"a worker needs .* is free for it"):
+    with pytest.raises(PlacementError, match=r"a worker needs .* and has .*GB, of which 95% is used"):
         refuse_unfit(*given, on_gpu=False)
 
 
