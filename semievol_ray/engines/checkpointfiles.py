@@ -35,12 +35,18 @@ def agreed_checkpoint(folder: str, identity: Mapping[str, Any]) -> Checkpoint | 
 
 
 def stored(checkpoint: Checkpoint) -> Iterator[dict[str, dict[str, Any]]]:
-    """Parameter -> kind -> whole value, of one file of a checkpoint after the other. Raises StorageError if damaged."""
+    """Parameter -> kind -> whole value, of one file of a checkpoint after the other, in the same order in all workers.
+
+    Raises StorageError when a file is damaged.
+    """
     from safetensors.torch import load
 
     for name in sorted(checkpoint.files):
         values: dict[str, dict[str, Any]] = {}
-        for key, value in load(checkpoints.read_file(checkpoint, name)).items():
+        found = load(checkpoints.read_file(checkpoint, name))
+        for key, value in sorted(
+            found.items(), key=lambda item: item[0]
+        ):  # safetensors' own order is another in each process
             kind, _, parameter = key.partition("/")
             values.setdefault(parameter, {})[kind] = value
         yield values

@@ -38,6 +38,7 @@ from semievol_ray.engines.keeping import MachineLeavesError
 
 def work(specs, last):
     try:
+        torch.distributed.init_process_group("gloo")  # as Ray Train does
         for spec in specs:
             asked = []
             try:
