@@ -87,9 +87,11 @@ class OpenedRun:
         outcomes = open_outcomes(self.root)
         return _frame(pa.Table.from_pylist([row for rows in rows_by_part(outcomes, which) for row in rows]))
 
-    def label(self, data: str, out: str, **more: Any) -> Labelled:
-        """Label the rows of a file with the run's model; as `semievol label`, see `label.label_file`."""
-        return label_file(self.root, data, out, **more)
+    def label(
+        self, data: str, out: str, *, number: int | None = None, force: bool = False, progress: Progress | None = None
+    ) -> Labelled:
+        """Label the rows of a file with the model of round `number`; as `semievol label`, see `label.label_file`."""
+        return label_file(self.root, data, out, number=number, force=force, progress=progress)
 
     def _record(self, step: str) -> dict[str, Any]:
         records = dict(read_steps(self.root))

@@ -227,10 +227,11 @@ def _numbers(text: str) -> list[int]:
 
 def _range(text: str) -> tuple[int, int]:
     """2 or 1-4; argparse tells the user when it is none."""
-    least, _, most = text.partition("-")
-    if not (least.isdigit() and (most or least).isdigit() and 1 <= int(least) <= int(most or least)):
+    least, dash, most = text.partition("-")
+    most = most if dash else least
+    if not (least.isdigit() and most.isdigit() and 1 <= int(least) <= int(most)):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of engines such as 2, or 1-4")
-    return int(least), int(most or least)
+    return int(least), int(most)
 
 
 def _whole(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from semievol_ray import schema
+from semievol_ray import cli, schema
 from semievol_ray.errors import UserError
 from semievol_ray.label import Labelled, label_file, render
 from semievol_ray.progress import Progress
@@ -154,6 +154,22 @@ def test_label_by_the_warm_up_is_another_model_with_its_own_certificate(root: Pa
     first, last = (pq.read_table(tmp_path / f"{name}.parquet").column("label") for name in ("first", "last"))
     assert first != last
     assert metrics_of(root, CERTIFICATE.replace("0001", "0000") + "/certificate")["num_dev"] == 80
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_label_command_prints_what_passed_and_what_that_means(
+    root: Path, tmp_path: Path, new: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.csv"
+    assert cli.main(["label", str(root), str(new), "-o", str(out)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    with out.open(newline="", encoding="utf-8") as file:
+        passed = [row["passes"] for row in csv.DictReader(file)].count("true")
+    assert f"{NUM_NEW + 2} rows, {NUM_NEW + 1} with a label, {passed} of them pass" in told
+    assert "(asked for: 60.0%, 95.0%)" in told
+    assert cli.main(["label", str(root), str(new), "-o", str(out)]) == 2
+    assert cli.main(["label", str(root), str(tmp_path / "none.csv"), "-o", str(out), "--force"]) == 2
+    assert "no such file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import openai
 import pyarrow.parquet as pq
 import pytest
 
+from semievol_ray import cli
 from semievol_ray.endpoint.gate import key_digest
 from semievol_ray.errors import UserError
 from semievol_ray.label import label_file
@@ -137,6 +138,13 @@ def test_key_comes_from_the_file_or_the_environment_and_leaves_it(
     (tmp_path / "key").write_text("sk-in-a-file\n")
     assert read_key(str(tmp_path / "key")) == "sk-in-a-file"
     assert read_key(None) is None
+
+
+@pytest.mark.parametrize("given", ["0", "3-1", "many", "1-", "-2"])
+def test_replicas_that_are_no_range_are_refused_by_the_command(given: str) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["serve", "run", f"--replicas={given}"])
+    assert raised.value.code == 2
 
 
 @pytest.mark.parametrize("held", ["", "two words", "sk-ünïcode"])

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from semievol_ray.endpoint.replies import refusal
+from semievol_ray.endpoint.replies import RefusedError, refusal
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,17 +32,38 @@ class Gate:
         self._app, self._digest, self._most_bytes = app, digest, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            if not self._may_ask(scope):
-                reply = refusal(401, "the API key is wrong or missing: send it as `Authorization: Bearer KEY`",
-                                "invalid_api_key")  # fmt: skip
-                await reply(scope, receive, send)
-                return
-            if _length(scope) > self._most_bytes:
-                reply = refusal(413, f"the body has {_length(scope)} bytes; at most {self._most_bytes} are taken")
-                await reply(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if not self._may_ask(scope):
+            told = "the API key is wrong or missing: send it as `Authorization: Bearer KEY`"
+            await refusal(401, told, "invalid_api_key")(scope, receive, send)
+            return
+        begun: list[Message] = []
+
+        async def sending(message: Message) -> None:
+            begun.append(message)
+            await send(message)
+
+        try:
+            await self._app(scope, self._measured(scope, receive), sending)
+        except RefusedError as error:  # raised where the application waits for the rest of a body
+            if not begun:
+                await refusal(error.status, str(error))(scope, receive, send)
+
+    def _measured(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that raises RefusedError once a body, whether its length was told or not, is too large."""
+        seen = 0
+
+        async def measured() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if max(seen, _length(scope)) > self._most_bytes:
+                raise RefusedError(413, f"the body is larger than {self._most_bytes} bytes: send less at a time")
+            return message
+
+        return measured
 
     def _may_ask(self, scope: Scope) -> bool:
         if self._digest is None or scope["path"] in OPEN_PATHS:
@@ -57,6 +78,6 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _length(scope: Scope) -> int:
-    """The length that a body is said to have; Ray's proxy and uvicorn hold what is sent to it."""
+    """The length that a body is said to have; 0 where it is not told."""
     told = _header(scope, b"content-length")
     return int(told) if told.isdigit() else 0

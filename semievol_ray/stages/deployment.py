@@ -5,17 +5,19 @@ Invariant: Serve is begun here and ended here; on a cluster where it runs alread
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from semievol_ray.errors import ClusterError, MissingExtraError
+from semievol_ray.errors import ClusterError, MissingExtraError, RunStopped, SemievolError
 from semievol_ray.placement import Replicas
 from semievol_ray.stages.cluster import raised_by_worker
 
 Build = Callable[[], Awaitable[Any]]
 """Makes, in a replica, what has `app` (ASGI), `check_health()` (async) and `close()`."""
 START_TRIES = 3
+_ERROR_LINE = re.compile(r"^[\w.]+(?:Error|Exception): (?!Traceback).+$", re.MULTILINE)
 HEALTH_SECONDS, LEAVE_SECONDS = 5.0, 10.0
 
 
@@ -39,10 +41,23 @@ def deployed(name: str, build: Build, replicas: Replicas, host: str, port: int, 
         try:
             serve.run(target, name=name, route_prefix="/", logging_config=quiet)
         except RuntimeError as error:
-            raise raised_by_worker(_why(name) or str(error)) from error
+            raise failed_start(_why(name) or str(error)) from error
         yield
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def failed_start(text: str) -> SemievolError:
+    """What an application that does not start is told as, from Serve's account of it: the replica's last error."""
+    own = raised_by_worker(text)
+    if type(own) is not RunStopped:
+        return own
+    lines = _ERROR_LINE.findall(text)
+    return RunStopped(
+        f"the engine does not start: {lines[-1] if lines else text.strip().splitlines()[-1]}. It was tried "
+        f"{START_TRIES} times. Where memory is short, end what else uses it or serve fewer engines (--replicas 1); "
+        "Serve's logs in Ray's session folder hold the whole of it."
+    )
 
 
 def _deployment(name: str, build: Build, replicas: Replicas, requests_each: int) -> Any:

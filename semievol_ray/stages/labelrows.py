@@ -15,9 +15,9 @@ from semievol_ray.runs import Step
 from semievol_ray.stages import chunks
 from semievol_ray.stages.cluster import map_parts
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.cutter import Cutter, means_of, part_names, part_rows
+from semievol_ray.stages.cutter import Cutter, means_of, part_rows
 from semievol_ray.stages.pool import SMALL_BYTES
-from semievol_ray.stages.poolread import read_chunk
+from semievol_ray.stages.poolread import Pool, owners, read_chunk
 from semievol_ray.stages.reading import no_rows, reading_note
 from semievol_ray.stages.scaffold import remove, resumed
 from semievol_ray.stages.sources import file_sizes, sources_digest
@@ -41,29 +41,36 @@ def cut_rows(context: Context, path: str, name: str) -> Step:
     mapped = partial(_mapped, context, sum(sizes.values()) <= SMALL_BYTES)
     read = _read(context, path, f"{name.rpartition('/')[0]}/read", sizes, mapped, settings, inputs)
     counts = tuple(read.num_rows((part,)) for part in read.parts)
-    size = _size(context, name, settings, inputs, sum(counts))
-    parts = part_names(-(-sum(counts) // size))
-    rows = context.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics={"part_rows": size})
-    for _ in mapped(cut_part, rows.missing_parts(), read=read, counts=counts, part_rows=size, rows=rows):
+    pool = Pool(read, read, counts, _size(context, name, settings, inputs, sum(counts)))
+    rows = context.run.step(
+        name, settings=settings, inputs=inputs, parts=pool.parts, numerics={"part_rows": pool.part_rows}
+    )
+    for _ in mapped(cut_read, owners(pool, rows.missing_parts()), pool=pool, rows=rows):
         pass
-    context.run.commit(rows, {"read": sum(counts)})
+    context.run.commit(rows, {"read": pool.num_rows})
     remove(context.run, read.name)
     return rows
 
 
-def cut_part(item: dict[str, Any], read: Step, counts: Sequence[int], part_rows: int, rows: Step) -> dict[str, Any]:
-    """Commit one part: rows i * part_rows to (i + 1) * part_rows of all chunks, of which `counts` has the rows."""
-    first = rows.parts.index(item["part"]) * part_rows
-    last = min(first + part_rows, sum(counts))
-    tables, begin = [], 0
-    for chunk, num in zip(read.parts, counts, strict=True):
-        low, high = max(first, begin), min(last, begin + num)
-        if low < high:
-            tables.append(_unlabeled(read, chunk).slice(low - begin, high - low))
-        begin += num
-    table = pa.concat_tables(tables)
-    rows.commit_part(item["part"], table)
-    return {"part": item["part"], "num_rows": table.num_rows}
+def cut_read(item: dict[str, Any], pool: Pool, rows: Step) -> dict[str, Any]:
+    """Commit the parts whose first row lies in a chunk; `item` names it. Rows that were read are all kept here."""
+    nth = pool.read.parts.index(item["part"])
+    begin, end = sum(pool.num_kept[:nth]), sum(pool.num_kept[: nth + 1])
+    first, last = -(-begin // pool.part_rows), -(-end // pool.part_rows)
+    table = _from_chunk(pool, nth, min(last * pool.part_rows, pool.num_rows) - begin)
+    for number in range(first, last):
+        rows.commit_part(rows.parts[number], table.slice(number * pool.part_rows - begin, pool.part_rows))
+    return {"part": item["part"], "num_rows": end - begin}
+
+
+def _from_chunk(pool: Pool, nth: int, num_rows: int) -> pa.Table:
+    """So many rows, from the first one of chunk `nth` on."""
+    tables = [schema.UNLABELED.empty_table()]
+    for chunk in pool.read.parts[nth:]:
+        if sum(table.num_rows for table in tables) >= num_rows:
+            break
+        tables.append(_unlabeled(pool.read, chunk))
+    return pa.concat_tables(tables).slice(0, num_rows)
 
 
 def _unlabeled(read: Step, chunk: str) -> pa.Table:

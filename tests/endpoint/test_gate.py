@@ -1,0 +1,80 @@
+"""The gate reads no further than a body may be long, and asks for the key before it reads at all."""
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from semievol_ray.endpoint.gate import Gate, key_digest
+
+MOST_BYTES, PIECE = 100, b"x" * 30
+
+
+class Caller:
+    """A client that sends pieces for as long as it is read, and what it was answered."""
+
+    def __init__(self, num_pieces: int) -> None:
+        self.num_pieces, self.num_read, self.told = num_pieces, 0, list[MutableMapping[str, Any]]()
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        self.num_read += 1
+        return {"type": "http.request", "body": PIECE, "more_body": self.num_read < self.num_pieces}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        self.told.append(message)
+
+    @property
+    def status(self) -> int:
+        return int(self.told[0]["status"])
+
+
+async def reading(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+    """An application that reads the whole body and tells its length."""
+    length, more = 0, True
+    while more:
+        message = await receive()
+        length, more = length + len(message["body"]), message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(length).encode()})
+
+
+def ask(caller: Caller, key: str | None = None, given: str = "", path: str = "/v1/models") -> Caller:
+    headers = [(b"authorization", given.encode())] if given else []
+    scope = {"type": "http", "path": path, "headers": headers}
+    gate = Gate(reading, key and key_digest(key), MOST_BYTES)
+    asyncio.run(gate(scope, caller.receive, caller.send))
+    return caller
+
+
+def test_body_within_the_limit_comes_through_whole() -> None:
+    caller = ask(Caller(3))
+    assert (caller.status, caller.told[1]["body"]) == (200, b"90")
+
+
+def test_body_without_an_end_is_refused_where_it_becomes_too_large() -> None:
+    caller = ask(Caller(10**9))
+    assert (caller.status, caller.num_read) == (413, 4)
+    assert json.loads(caller.told[1]["body"])["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("Bearer right", 200),
+        ("bearer right", 200),
+        ("Bearer wrong", 401),
+        ("right", 401),
+        ("Basic right", 401),
+        ("", 401),
+    ],
+)
+def test_key_is_asked_for_before_anything_is_read(given: str, status: int) -> None:
+    caller = ask(Caller(1), "right", given)
+    assert caller.status == status
+    assert (caller.num_read > 0) is (status == 200)
+
+
+def test_health_is_told_without_a_key() -> None:
+    assert ask(Caller(1), "right", path="/health").status == 200
