@@ -13,11 +13,12 @@ from typing import Any
 from semievol_ray import preflight, storage, tables
 from semievol_ray.config import RunConfig
 from semievol_ray.engines.models import model_known
-from semievol_ray.errors import MissingExtraError, StorageError
+from semievol_ray.errors import StorageError, UserError
 from semievol_ray.extras import check_extras, needed
 from semievol_ray.machine import Machine, look
 from semievol_ray.placement import gigabytes
 from semievol_ray.problems import Gravity, Kind, Problem, machine_problems
+from semievol_ray.servable import check_servable
 from semievol_ray.stages.cluster import connected
 from semievol_ray.stages.nodes import DRIVER, NodeReport, node_reports
 
@@ -107,14 +108,17 @@ def _config_problems(config: RunConfig, reports: Sequence[NodeReport]) -> list[P
     folders = {name: str(Path(name).expanduser()) for name in preflight.models(config)}
     weights = preflight.model_weights(config, folders, resources)  # models that are no folder here are not fetched
     found += [] if preflight.refusals(found) else preflight.memory_problems(config, resources, weights)
+    if config.numerics.engine == "vllm" and not preflight.refusals(found):
+        found += preflight.cache_problems(config, resources, folders, weights)
     unknown = [name for name in preflight.models(config) if not model_known(name)]
     found += [
         _missing(f"no model {name!r} is known here; `semievol check` tells what may be given.") for name in unknown
     ]
-    try:
-        check_extras(config)
-    except MissingExtraError as error:
-        found.append(_missing(str(error)))
+    for check in (check_extras, check_servable):
+        try:
+            check(config)
+        except UserError as error:
+            found.append(_missing(str(error)))
     return found
 
 

@@ -156,3 +156,16 @@ def test_file_made_by_another_machine_meanwhile_stands(tmp_path: Path, monkeypat
         Path(path).write_text("ours")
 
     assert Path(shownindex.made_once(folder, "file", make)).read_text() == "theirs"
+
+
+def test_index_of_a_run_in_an_object_store_is_made_once_and_copied_to_the_machine(s3_root: str) -> None:
+    made: list[str] = []
+
+    def make(path: str) -> None:
+        made.append(path)
+        Path(path).write_bytes(b"index")
+
+    paths = [shownindex.made_once(f"{s3_root}/retrieve/index", "index.faiss", make) for _ in range(2)]
+    assert len(made) == 1
+    assert paths[0] == paths[1]
+    assert Path(paths[0]).read_bytes() == b"index"
