@@ -39,11 +39,25 @@ def answer_trainer(
     course: Course | None = None,
 ) -> Any:
     """A Trainer that takes the examples in the order given; its loss is `answer_loss` over the global batch."""
-    from torch.utils.data import SequentialSampler
-    from transformers import Trainer
-
     way = course or Course()
     left = list(examples[way.done * (len(examples) // arguments.max_steps) :])
+    trainer = _trainer_class(examples, left, way, packing=packing)(
+        model=model,
+        args=arguments,
+        train_dataset=left,
+        data_collator=pack if packing else lambda rows: collate(rows, pad=0),
+        callbacks=[*callbacks, _stopper(examples), _reseeder()],
+    )
+    trainer.model_accepts_loss_kwargs = True  # else the Trainer counts no tokens for models that take none themselves
+    return trainer
+
+
+def _trainer_class(
+    examples: Sequence[TrainingExample], left: Sequence[TrainingExample], way: Course, *, packing: bool
+) -> Any:
+    """transformers' Trainer as this project needs it; `left` are the examples that are still to be learned from."""
+    from torch.utils.data import SequentialSampler
+    from transformers import Trainer
 
     class AnswerTrainer(Trainer):
         """A Trainer whose loss is `weighted_nll` over the answer positions alone."""
@@ -83,15 +97,7 @@ def answer_trainer(
             if is_new:
                 way.stepped(self)
 
-    trainer = AnswerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=left,
-        data_collator=pack if packing else lambda rows: collate(rows, pad=0),
-        callbacks=[*callbacks, _stopper(examples), _reseeder()],
-    )
-    trainer.model_accepts_loss_kwargs = True  # else the Trainer counts no tokens for models that take none themselves
-    return trainer
+    return AnswerTrainer
 
 
 def curve_writer(path: str, pace: Pace) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-5
 """As in the equality matrix: relative, of a step's loss in float32; absolute, of a learned parameter."""
 HOPS = ((2, 2), (1, 2), (2, None))
 """Workers, and after how many steps they leave."""
+RULE = EarlyStoppingConfig(patience=1, eval_steps=2, min_delta=1e6)
+"""The first validation is the best, the second ends it."""
 
 
 def _spec(
@@ -54,33 +56,6 @@ def _assert_equal(found: FinetuneSpec, expected: FinetuneSpec) -> None:
         torch.testing.assert_close(value, other[name], rtol=0, atol=WEIGHT_TOLERANCE, msg=f"{found.out}: {name}")
 
 
-@dataclass(frozen=True)
-class Ran:
-    """Fine-tunings that were left alone, and the same that were cut off: moved about, with dropout, stopped early."""
-
-    calm: tuple[FinetuneSpec, FinetuneSpec, FinetuneSpec]
-    cut: tuple[FinetuneSpec, FinetuneSpec, FinetuneSpec]
-
-
-@pytest.fixture(scope="module")
-def ran(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """All of them in one go, for the libraries take longer to load than they take to learn."""
-    folder = tmp_path_factory.mktemp("resuming")
-    rule = EarlyStoppingConfig(patience=1, eval_steps=2, min_delta=1e6)  # the first validation is the best
-    calm, cut = (
-        (
-            _spec(tiny_llama, folder / name / "moved", 2),
-            _spec(tiny_llama, folder / name / "dropout", 3, lora_dropout=0.2),
-            _judged(_spec(tiny_llama, folder / name / "judged", 3, early_stopping=rule)),
-        )
-        for name in ("calm", "cut")
-    )
-    legs = [_on(calm[:2], 1), _on(calm[2:], 2), *(_on(cut[:1], *hop) for hop in HOPS)]
-    legs += [_on(cut[1:2], 1, 3), _on(cut[1:2], 1), _on(cut[2:], 2, 3), _on(cut[2:], 2)]
-    assert cells.run_legs(legs, folder) is None
-    return Ran(calm, cut)
-
-
 def _judged(spec: FinetuneSpec) -> FinetuneSpec:
     """The same, validated on five rows."""
     path = spec.curve.replace("curve.jsonl", "validation.parquet")
@@ -90,42 +65,49 @@ def _judged(spec: FinetuneSpec) -> FinetuneSpec:
     return replace(spec, validation=(path,))
 
 
-def test_fine_tuning_that_moves_to_other_numbers_of_workers_learns_what_an_undisturbed_one_learns(ran: Ran) -> None:
-    _assert_equal(ran.cut[0], ran.calm[0])
-    assert checkpoints.committed_steps(ran.cut[0].checkpoints) == [4, 2]
-
-
-def test_fine_tuning_with_dropout_that_was_cut_off_learns_what_an_undisturbed_one_learns(ran: Ran) -> None:
-    _assert_equal(ran.cut[1], ran.calm[1])
-
-
-def test_early_stopping_hands_over_the_best_checkpoint_also_when_it_was_cut_off(ran: Ran) -> None:
-    import torch
-
-    for spec in (ran.calm[2], ran.cut[2]):
-        assert [json.loads(line)["step"] for line in storage.lines(spec.curve)] == [1, 2, 3, 4]
-        best = checkpoints.at(spec.checkpoints, 2)
-        assert best is not None
-        kept, found = learned(best), cells.saved(spec)
-        assert kept.keys() == found.keys()
-        assert all(torch.equal(found[name], kept[name]) for name in kept)
-    _assert_equal(ran.cut[2], ran.calm[2])
+def test_fine_tuning_that_moves_to_other_numbers_of_workers_learns_what_an_undisturbed_one_learns(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    calm, moved = (_spec(tiny_llama, tmp_path / name, 2) for name in ("calm", "moved"))
+    assert cells.run_legs([_on([calm], 1), *(_on([moved], *hop) for hop in HOPS)], tmp_path) is None
+    _assert_equal(moved, calm)
+    assert checkpoints.committed_steps(moved.checkpoints) == [4, 2]
 
 
 @pytest.mark.slow
-def test_every_stage_method_and_dtype_goes_on_from_its_checkpoints_on_other_numbers_of_workers(
+def test_every_stage_method_and_dtype_goes_on_from_its_checkpoints_and_early_stopping_and_dropout_too(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
-    cells_of = [(stage, method) for stage in (0, 1, 2, 3) for method in ("lora", "full")]
+    """All in one go, for the libraries take longer to load than they take to learn."""
     calm, moved = (
-        [_spec(tiny_llama, tmp_path / name / f"{stage}-{method}", stage, method) for stage, method in cells_of]
+        [
+            *(_spec(tiny_llama, tmp_path / name / f"{s}-{m}", s, m) for s in (0, 1, 2, 3) for m in ("lora", "full")),
+            _judged(_spec(tiny_llama, tmp_path / name / "judged", 3, early_stopping=RULE)),
+        ]
         for name in ("calm", "moved")
     )
-    low, cut = (
-        [_spec(tiny_llama, tmp_path / name / f"{stage}", stage, dtype="bfloat16") for stage in (0, 1, 2, 3)]
-        for name in ("low", "cut")
+    alone, cut = (
+        [
+            *(_spec(tiny_llama, tmp_path / name / f"{stage}", stage, dtype="bfloat16") for stage in (0, 1, 2, 3)),
+            _spec(tiny_llama, tmp_path / name / "dropout", 3, lora_dropout=0.2),  # a step's is its own, on one worker
+        ]
+        for name in ("alone", "cut")
     )
-    legs = [_on([*calm, *low], 1), _on(cut, 1, 3), _on(cut, 1), *(_on(moved, *hop) for hop in HOPS)]
+    legs = [_on([*calm, *alone], 1), _on(cut, 1, 3), _on(cut, 1), *(_on(moved, *hop) for hop in HOPS)]
     assert cells.run_legs(legs, tmp_path) is None
-    for found, expected in zip([*moved, *cut], [*calm, *low], strict=True):
+    for found, expected in zip([*moved, *cut], [*calm, *alone], strict=True):
         _assert_equal(found, expected)
+    _assert_best_was_handed_over(calm[-1])
+    _assert_best_was_handed_over(moved[-1])
+
+
+def _assert_best_was_handed_over(spec: FinetuneSpec) -> None:
+    """Step 2 was the best, and step 4, that was no better, the last."""
+    import torch
+
+    assert sorted({json.loads(line)["step"] for line in storage.lines(spec.curve)}) == [1, 2, 3, 4]
+    best = checkpoints.at(spec.checkpoints, 2)
+    assert best is not None
+    kept, found = learned(best), cells.saved(spec)
+    assert kept.keys() == found.keys()
+    assert all(torch.equal(found[name], kept[name]) for name in kept)

@@ -2,12 +2,17 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.kill_training_model import spec_in
 from semievol_ray import schema, storage
+from semievol_ray.engines import checkpoints
+from semievol_ray.engines.finetune import identity_of
+from semievol_ray.errors import ConfigError
 from semievol_ray.runs import Step
 from semievol_ray.stages import train
 from semievol_ray.stages.train import Accepted, Learned, write_examples
@@ -78,3 +83,23 @@ def test_fine_tuning_without_a_step_is_told_of_again_and_again_until_one_comes(t
     assert told[0] >= 0.4
     assert told[1] >= 0.8
     assert lines == [{"step": 1}]
+
+
+def test_step_that_was_learned_again_after_a_workers_end_is_told_once() -> None:
+    told = list[int]()
+    tell = train._once_a_step(lambda line: told.append(line["step"]))
+    for step in (1, 2, 3, 2, 3, 4):
+        tell({"step": step})
+    assert told == [1, 2, 3, 4]
+
+
+def test_checkpoint_of_another_configuration_is_refused_before_a_worker_starts(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path, tmp_path / "no-model", workers=1, zero_stage=2)
+    path = f"{spec.checkpoints}/checkpoint-6/{checkpoints.STATE_FILE}"
+    other = identity_of(replace(spec, seed=spec.seed + 1, train=spec.train.model_copy(update={"lora_r": 8})))
+    checkpoints.commit(spec.checkpoints, 6, {"identity": other, "files": {}})
+    with pytest.raises(
+        ConfigError, match=r"checkpoint-6 is of another fine-tuning \(train\.lora_r: 8 there, 4 now; seed"
+    ):
+        train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
+    assert storage.exists(path)
