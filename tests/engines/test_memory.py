@@ -170,6 +170,14 @@ def test_worker_whose_share_of_the_machine_is_too_small_refuses_before_it_loads_
         refuse_unfit(*given, on_gpu=False)
 
 
+def test_what_learns_and_what_it_takes_is_told_before_the_start(tiny_llama: Path, tmp_path: Path) -> None:
+    full = fit.reckoned(str(tiny_llama), TrainConfig(method="full"), SpeedConfig(), "float32", on_gpu=False)
+    assert full is not None
+    assert full.startswith("42,656 of 42,656 parameters learn (100.0%); a worker needs 0.00 GB (weights 0.00 GB + ")
+    assert "activations" not in full  # no example is read yet
+    assert fit.reckoned(str(tmp_path), TrainConfig(), SpeedConfig(), "float32", on_gpu=False) is None
+
+
 def test_shape_of_a_folder_that_tells_none_is_unknown(tmp_path: Path) -> None:
     assert shape_of(str(tmp_path)) is None
     (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
