@@ -45,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for letter in options.only:
             measures[letter](found, folder, model, options)
             print("\n".join(rendered(found)), "\n", flush=True)
-            if options.out:
-                told = json.dumps(_result(found, options), indent=1)
-                Path(options.out).write_text(f"{told}\n", encoding="utf-8")
+            _keep(found, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -68,9 +66,17 @@ def _throughput(found: Found, folder: Path, model: str, options: argparse.Namesp
         for name, one in runs[-1].items():
             rate = sum(tokens[1 : len(one.seconds)]) / sum(one.seconds[1:])
             found.metrics[f"tokens a second, {name}, repeat {repeat + 1}"] = rate
+        _compared(found, runs)
+        _keep(found, options)  # what is measured stays, whatever ends the next repeat
+
+
+def _compared(found: Found, runs: Sequence[Mapping[str, Arm]]) -> None:
+    """The arms of all repeats so far against each other."""
     for name in runs[0]:
         rates = [found.metrics[f"tokens a second, {name}, repeat {i + 1}"] for i in range(len(runs))]
         found.metrics[f"tokens a second, {name}"] = statistics.median(rates)
+        spent = [seconds for run in runs for seconds in run[name].cpu_seconds[1:]]
+        found.metrics[f"processor seconds a step, {name}"] = statistics.median(spent)
         found.metrics[f"peak MiB, {name}"] = max(run[name].peak_mib for run in runs)
         apart = [_apart(run[name].losses, run[BARE].losses) for run in runs]
         found.metrics[f"largest difference of a step's loss from the bare loop, {name}"] = max(apart)
@@ -79,6 +85,8 @@ def _throughput(found: Found, folder: Path, model: str, options: argparse.Namesp
         middle, low, high = spread([r for run in runs for r in ratios(run[of].seconds, run[to].seconds)])
         name = f"speed of {of} to {to}, step by step"
         found.metrics |= {name: middle, f"{name}, lower quartile": low, f"{name}, upper quartile": high}
+        spent = [r for run in runs for r in ratios(run[of].cpu_seconds, run[to].cpu_seconds)]
+        found.metrics[f"speed of {of} to {to}, by processor time"] = spread(spent)[0]
     found.at_least(
         f"{PADDED} to the better of the two ({better})",
         LEAST_SHARE,
@@ -182,6 +190,12 @@ def _on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def _keep(found: Found, options: argparse.Namespace) -> None:
+    if options.out:
+        told = json.dumps(_result(found, options), indent=1)
+        Path(options.out).write_text(f"{told}\n", encoding="utf-8")
+
+
 def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:
     size = "--quick" if options.quick else f"--steps {options.steps} --repeats {options.repeats}"
     noted = {"note": options.note} if options.note else {}
@@ -191,7 +205,7 @@ def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:
         "commit": commit(),
         **noted,
         "environment": environment(),
-        "repeats": options.repeats,
+        "repeats": sum(name.startswith(f"tokens a second, {PADDED}, repeat") for name in found.metrics),
         "metrics": found.metrics,
         "targets": found.targets,
     }

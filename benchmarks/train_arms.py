@@ -7,6 +7,7 @@ does a step when it is given its turn, and nothing between.
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -36,7 +37,7 @@ def arm(name: str, spec: FinetuneSpec, num_threads: int, port: int, log: str, co
     def turn() -> None:
         if spec.on_gpu:
             torch.cuda.synchronize()
-        connection.send("ready")
+        connection.send(time.process_time())
         if connection.recv() != "go":
             sys.exit(0)
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from semievol_ray.engines.batches import in_order
 from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised
+from semievol_ray.engines.fit import lengths_of
 from semievol_ray.engines.flops import peak_flops, step_flops
-from semievol_ray.engines.memory import ModelShape, needs, num_trainable, plan_of, shape_of
+from semievol_ray.engines.loss import TrainingExample
+from semievol_ray.engines.memory import ModelShape, needs, num_trainable, plan_of, shape_of, with_examples
 from semievol_ray.engines.rendering import load_tokenizer
 
 
@@ -24,7 +26,7 @@ def against_estimator(spec: FinetuneSpec, rate: float, gpu_bytes: int) -> Iterat
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     if share := mfu(spec, shape, rate, peak_flops(device, spec.dtype)):
         yield "MFU", share
-    plan = plan_of(shape, spec.train, spec.speed, spec.dtype, longest(spec))
+    plan = with_examples(plan_of(shape, spec.train, spec.speed, spec.dtype), lengths_of(_examples(spec)))
     yield "reckoned GB before the start", needs(shape, plan).device / 1e9
     yield "reckoned GB of the states", needs(shape, plan).states / 1e9
     if spec.train.method == "full":
@@ -51,8 +53,7 @@ def mfu(spec: FinetuneSpec, shape: ModelShape, rate: float, peak: float | None) 
     """The share of the device's peak that a rate of tokens a second makes; None where the peak is not known."""
     if not peak:
         return None
-    examples = tokenised(read_examples(spec.examples), spec, load_tokenizer(spec.model_path))
-    ordered = in_order(examples, spec.train, spec.seed)
+    ordered = in_order(_examples(spec), spec.train, spec.seed)
     flops = step_flops(shape, num_trainable(shape, spec.train), ordered)
     return flops / sum(len(e.ids) for e in ordered if e.num_answer) * rate / peak
 
@@ -61,11 +62,10 @@ def reckoned_mib(spec: FinetuneSpec) -> float | None:
     """What a worker on a CPU needs by the arithmetic before the start, in MiB; None for a model of unknown shape."""
     if (shape := shape_of(spec.model_path)) is None:
         return None
-    found = needs(shape, plan_of(shape, spec.train, spec.speed, spec.dtype, longest(spec)))
+    plan = with_examples(plan_of(shape, spec.train, spec.speed, spec.dtype), lengths_of(_examples(spec)))
+    found = needs(shape, plan)
     return (found.device + found.host) / 2**20
 
 
-def longest(spec: FinetuneSpec) -> tuple[int, int]:
-    """Tokens of the longest example, and of the longest answer."""
-    examples = tokenised(read_examples(spec.examples), spec, load_tokenizer(spec.model_path))
-    return max(len(e.ids) for e in examples), max(e.num_answer for e in examples)
+def _examples(spec: FinetuneSpec) -> list[TrainingExample]:
+    return tokenised(read_examples(spec.examples), spec, load_tokenizer(spec.model_path))

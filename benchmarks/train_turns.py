@@ -6,9 +6,11 @@ Invariant: only one arm works at a time, and a step of one is compared with the 
 import multiprocessing
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ WAIT_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm did: seconds of its steps in order, their losses, its largest resident size, its GPU's memory."""
+    """What one arm did: seconds of its steps in order, by the clock and of its processor; their losses; its memory."""
 
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
     losses: tuple[float, ...]
     peak_mib: float
     gpu_bytes: int
@@ -33,6 +36,7 @@ def take_turns(
 ) -> dict[str, Arm]:
     """Start `work(name, spec, num_threads, port, log, connection)` for every arm, and let each do one step in turn.
 
+    An arm sends its processor's seconds before each step and waits for "go"; at its end it sends what it has to say.
     The arm that begins moves on with every step. Raises RuntimeError with the end of its log when an arm fails.
     """
     spawn = multiprocessing.get_context("spawn")
@@ -46,16 +50,16 @@ def take_turns(
             process.start()
             theirs.close()
             processes.append(process)
-        for name in names:
-            _heard(connections[name], folder, name)
-        return _steps(names, connections, folder)
+        return _steps({name: [_heard(connections[name], folder, name)] for name in names}, connections, folder)
     finally:
         for process in processes:
             process.join(timeout=30)
             process.kill()
 
 
-def _steps(names: Sequence[str], connections: Mapping[str, Connection], folder: Path) -> dict[str, Arm]:
+def _steps(spent: dict[str, list[float]], connections: Mapping[str, Connection], folder: Path) -> dict[str, Arm]:
+    """Let the arms step in turn until all have ended; `spent` holds what each said of its processor before it began."""
+    names = list(spent)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     ended: dict[str, dict[str, Any]] = {}
     turn = 0
@@ -67,16 +71,19 @@ def _steps(names: Sequence[str], connections: Mapping[str, Connection], folder: 
             began = time.perf_counter()
             connections[name].send("go")
             said = _heard(connections[name], folder, name)
-            if said != "ready":
+            if isinstance(said, dict):
                 ended[name] = said
             else:
                 seconds[name].append(time.perf_counter() - began)
+                spent[name].append(said)
+                print(f"step {turn + 1}, {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
         turn += 1
-    return {name: _arm(seconds[name], ended[name]) for name in names}
+    return {name: _arm(seconds[name], spent[name], ended[name]) for name in names}
 
 
-def _arm(seconds: Sequence[float], said: Mapping[str, Any]) -> Arm:
-    return Arm(tuple(seconds), tuple(said["losses"]), said["peak_mib"], said["gpu_bytes"])
+def _arm(seconds: Sequence[float], spent: Sequence[float], said: Mapping[str, Any]) -> Arm:
+    cpu_seconds = tuple(after - before for before, after in pairwise(spent))
+    return Arm(tuple(seconds), cpu_seconds, tuple(said["losses"]), said["peak_mib"], said["gpu_bytes"])
 
 
 def ratios(of: Sequence[float], to: Sequence[float], skip: int = 1) -> list[float]:

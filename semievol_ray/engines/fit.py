@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from semievol_ray import machine
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.engines.loss import TrainingExample
-from semievol_ray.engines.memory import ModelShape, Plan, needs, plan_of, remedies, shape_of
+from semievol_ray.engines.memory import ModelShape, Plan, needs, plan_of, remedies, shape_of, with_examples
 from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import PlacementError
 
@@ -56,8 +56,8 @@ def refuse_unfit(
     """
     if (shape := shape_of(model_path)) is None:
         return None
-    longest = max(len(e.ids) for e in examples), max(e.num_answer for e in examples)
-    sizing = Sizing(shape, plan_of(shape, train, speed, dtype, longest), on_gpu)
+    plan = with_examples(plan_of(shape, train, speed, dtype), lengths_of(examples))
+    sizing = Sizing(shape, plan, on_gpu)
     free = free_bytes(on_gpu=on_gpu)
     if told := shortage(sizing, free):
         raise PlacementError(told)
@@ -74,12 +74,16 @@ def shortage(sizing: Sizing, free: int) -> str | None:
     remedy = f"What would fit: {'; or '.join(ways)}." if ways else "No setting makes it fit: use a smaller model."
     if not ways and plan.num_trainable >= shape.num_parameters:
         remedy = "No setting makes it fit: use train.method: lora, a smaller model, or more memory."
-    longest = plan.width // plan.micro_batch
-    at_a_time = f"; {plan.micro_batch} examples of up to {longest} tokens at a time" if longest else ""
+    at_a_time = f"; up to {plan.width:,} tokens of {plan.micro_batch} examples at a time" if plan.width else ""
     return (
         f"fine-tuning does not fit its {'GPU' if sizing.on_gpu else 'machine'}: a worker needs {gb(sizing.needed)} "
         f"({sizing.told()}{at_a_time}) and has {gb(free)}, of which {SHARE:.0%} is used. {remedy}"
     )
+
+
+def lengths_of(examples: Sequence[TrainingExample]) -> list[tuple[int, int]]:
+    """Tokens, and answer tokens, of each example."""
+    return [(len(e.ids), e.num_answer) for e in examples]
 
 
 def reckoned(model_path: str, train: TrainConfig, speed: SpeedConfig, dtype: str, *, on_gpu: bool) -> str | None:

@@ -6,7 +6,7 @@ Invariant: every figure is a sum that a person can follow: weights + gradients +
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Plan:
     width: int
     num_kept: int
     four_bits: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,8 @@ def num_trainable(shape: ModelShape, train: TrainConfig) -> int:
     return sum(train.lora_r * (a + b) for name, a, b in shape.linear if _is_target(name, train.target_modules))
 
 
-def plan_of(
-    shape: ModelShape, train: TrainConfig, speed: SpeedConfig, dtype: str, lengths: tuple[int, int] = (0, 0)
-) -> Plan:
-    """The plan of a configuration; `lengths` are the tokens of the longest example and of the longest answer."""
+def plan_of(shape: ModelShape, train: TrainConfig, speed: SpeedConfig, dtype: str) -> Plan:
+    """The plan of a configuration before any example is known."""
     micro, _ = micro_batch(train, speed)
     return Plan(
         num_trainable=num_trainable(shape, train),
@@ -125,10 +124,20 @@ def plan_of(
         offload=speed.offload,
         checkpointing=speed.gradient_checkpointing,
         micro_batch=micro,
-        width=micro * lengths[0],
-        num_kept=micro * (lengths[1] + 1) if lengths[0] else 0,
+        width=0,
+        num_kept=0,
         four_bits=train.load_in_4bit,
+        packed=speed.packing,
     )
+
+
+def with_examples(plan: Plan, lengths: Sequence[tuple[int, int]]) -> Plan:
+    """The plan with its longest micro-batch of examples of these (tokens, answer tokens): padded, or packed."""
+    longest = sorted(lengths, reverse=True)[: plan.micro_batch]
+    answers = sorted((answer for _, answer in lengths), reverse=True)[: plan.micro_batch]
+    if plan.packed:
+        return replace(plan, width=sum(tokens for tokens, _ in longest), num_kept=sum(answers))
+    return replace(plan, width=len(longest) * longest[0][0], num_kept=len(longest) * (answers[0] + 1))
 
 
 def needs(shape: ModelShape, plan: Plan) -> Needs:

@@ -5,13 +5,12 @@ Invariant: a fine-tuning that cannot end is stopped at its first step, with the 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from semievol_ray.engines import faults, fit
 from semievol_ray.engines.fit import Sizing, gb
 from semievol_ray.engines.loss import TrainingExample
-from semievol_ray.engines.memory import activations, remedies
+from semievol_ray.engines.memory import activations, remedies, with_examples
 from semievol_ray.engines.pace import peak_bytes
 from semievol_ray.errors import PlacementError
 
@@ -49,10 +48,8 @@ def refuse_growth(sizing: Sizing, first: Sequence[TrainingExample]) -> None:
 
 def growth(sizing: Sizing, first: Sequence[TrainingExample]) -> int:
     """Bytes that the longest micro-batch keeps beyond what the one of the `first` examples keeps."""
-    plan = sizing.plan
-    width, kept = max(len(e.ids) for e in first), max(e.num_answer for e in first) + 1
-    begun = replace(plan, width=len(first) * width, num_kept=len(first) * kept)
-    return max(0, activations(sizing.shape, plan) - activations(sizing.shape, begun))
+    begun = with_examples(sizing.plan, fit.lengths_of(first))
+    return max(0, activations(sizing.shape, sizing.plan) - activations(sizing.shape, begun))
 
 
 @contextmanager

@@ -21,8 +21,8 @@ EIGHT_BILLION = ModelShape(8_030_261_248, 128256 * 4096, 32, 4096, 14336, 1024, 
 
 def slow_or_fast(name: str, spec: Any, _threads: int, _port: int, _log: str, connection: Connection) -> None:
     """An arm of three steps; `spec` is the folder where all arms note when they work."""
-    for _ in range(3):
-        connection.send("ready")
+    for number in range(3):
+        connection.send(10.0 * number**2)
         connection.recv()
         with Path(spec, "order").open("a") as file:
             file.write(f"{name} begins\n")
@@ -45,6 +45,7 @@ def test_arms_work_one_at_a_time_and_their_seconds_are_their_own(tmp_path: Path)
     assert begun == ["slow", "fast", "fast", "slow", "slow", "fast"]  # who begins moves on
     assert len(arms["slow"].seconds) == len(arms["fast"].seconds) == 2
     assert min(arms["slow"].seconds) >= 0.2
+    assert arms["slow"].cpu_seconds == (10.0, 30.0)
     assert min(ratios(arms["fast"].seconds, arms["slow"].seconds, skip=0)) > 1
 
 

@@ -10,7 +10,17 @@ from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.engines import fit
 from semievol_ray.engines.fit import Sizing, refuse_unfit, shortage
 from semievol_ray.engines.loss import TrainingExample, answer_loss, collate
-from semievol_ray.engines.memory import ModelShape, Plan, activations, needs, num_trainable, plan_of, remedies, shape_of
+from semievol_ray.engines.memory import (
+    ModelShape,
+    Plan,
+    activations,
+    needs,
+    num_trainable,
+    plan_of,
+    remedies,
+    shape_of,
+    with_examples,
+)
 from semievol_ray.errors import PlacementError
 
 EIGHT_BILLION = ModelShape(
@@ -86,8 +96,8 @@ def test_activations_are_what_pytorch_keeps_for_the_backward_pass(dtype: str, ch
         TrainConfig(method="full", train_batch_size=4),
         SpeedConfig(gradient_checkpointing=checkpointing),
         dtype,
-        (64, 2),
     )
+    plan = with_examples(plan, [(64, 2)] * 4)
     expected = activations(shapes[1], plan) - activations(shapes[0], plan)
     assert many - few == pytest.approx(expected, rel=0.1)
 
@@ -128,7 +138,7 @@ def test_fine_tuning_that_does_not_fit_is_told_with_the_sum_and_what_would_fit()
     told = shortage(Sizing(EIGHT_BILLION, lora, True), 24 * GB)
     assert told is not None
     assert "weights 16.06 GB + gradients 0.08 GB + optimizer 0.64 GB + activations" in told
-    assert "8 examples of up to 512 tokens" in told
+    assert "up to 4,096 tokens of 8 examples at a time" in told
     assert "What would fit: speed.per_device_train_batch_size: 1" in told
     assert "; or speed.gradient_checkpointing: true" in told
     full = shortage(Sizing(EIGHT_BILLION, _plan(), True), 24 * GB)
@@ -147,6 +157,14 @@ def test_settings_that_are_proposed_would_fit(workers: int, limit: int) -> None:
     assert 1 <= len(ways) <= 3
     for way in ways:
         assert float(way.rpartition("(")[2].split(" GB")[0]) <= limit
+
+
+def test_longest_micro_batch_is_padded_to_its_longest_or_packed_end_to_end() -> None:
+    lengths = [(10, 1), (100, 2), (50, 9), (20, 3)]
+    padded = with_examples(_plan(micro_batch=2), lengths)
+    packed = with_examples(_plan(micro_batch=2, packed=True), lengths)
+    assert (padded.width, padded.num_kept) == (200, 20)
+    assert (packed.width, packed.num_kept) == (150, 12)
 
 
 def test_offload_on_a_cpu_saves_nothing() -> None:
@@ -168,6 +186,14 @@ def test_worker_whose_share_of_the_machine_is_too_small_refuses_before_it_loads_
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(PlacementError, match=r"a worker needs .* and has .*GB, of which 95% is used"):
         refuse_unfit(*given, on_gpu=False)
+
+
+def test_what_learns_and_what_it_takes_is_told_before_the_start(tiny_llama: Path, tmp_path: Path) -> None:
+    full = fit.reckoned(str(tiny_llama), TrainConfig(method="full"), SpeedConfig(), "float32", on_gpu=False)
+    assert full is not None
+    assert full.startswith("42,656 of 42,656 parameters learn (100.0%); a worker needs 0.00 GB (weights 0.00 GB + ")
+    assert "activations" not in full  # no example is read yet
+    assert fit.reckoned(str(tmp_path), TrainConfig(), SpeedConfig(), "float32", on_gpu=False) is None
 
 
 def test_shape_of_a_folder_that_tells_none_is_unknown(tmp_path: Path) -> None:
