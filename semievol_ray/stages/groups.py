@@ -18,7 +18,7 @@ from semievol_ray.errors import DeadlineReached
 from semievol_ray.methodconfig import EndpointConfig
 from semievol_ray.placement import Replicas, place
 from semievol_ray.runs import Step, read_events
-from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.pace import engine_start_seconds
@@ -58,10 +58,11 @@ def engine_groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
 
 def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
     """Answer every missing part of the jobs of one group. Raises DeadlineReached with parts left."""
-    if context.deadline:
+    if context.until:
         start = engine_start_seconds(read_events(context.run.root))
-        context.deadline.require(f"the start of the engine of {name}", start)
+        context.until.require(f"the start of the engine of {name}", start)
     replicas = ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
+    require_device(group[0].job.step, on_gpu=replicas.gpus_each > 0)
     session = _session(context, name, group, replicas)
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
     left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
@@ -88,8 +89,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
             Heard(context.progress.say, run.event),
             _patience(context.config.speed, group[0].endpoint),
         )
-    if context.deadline and missing(session):
-        raise DeadlineReached(f"the deadline, {context.deadline.told}, has come")
+    if context.until and missing(session):
+        raise DeadlineReached(f"the deadline, {context.until.told}, has come")
 
 
 def _patience(speed: SpeedConfig, endpoint: EndpointConfig | None) -> Patience:
@@ -127,8 +128,8 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
     other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"
     jobs = sequence([item.job for item in group])
     rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
-    end = context.deadline.at if context.deadline else None
-    return Session(f"{name} {who}{other}", spec, context.task, config.numerics.template_date, jobs, max(rows, 1), end)
+    date, end = config.numerics.template_date, context.deadline
+    return Session(f"{name} {who}{other}", spec, context.task, date, jobs, max(rows, 1), end)
 
 
 def _largest_rank(adapters: Mapping[str, str], rank: int) -> int:

@@ -4,6 +4,7 @@ Invariant: every fine-tuning starts from a base model, never from another adapte
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from semievol_ray import folders
@@ -16,7 +17,7 @@ from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
 from semievol_ray.runs import Step, read_steps
-from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.pace import training_seconds
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
@@ -94,13 +95,22 @@ def adapter_of(step: Step, run_name: str) -> Adapter:
     return Adapter(f"{step.path}/adapter", digest, f"{run_name}-{where}-{digest[:8]}")
 
 
+def _require_time(context: Context, step: Step, examples: Step) -> None:
+    """DeadlineReached where a whole fine-tuning does not fit before it; one that saves in time begins all the same."""
+    saves = any(field.name == "deadline" for field in fields(FinetuneSpec))
+    if context.until is None or saves:
+        return
+    if takes := training_seconds(dict(read_steps(context.run.root)), examples.num_rows()):
+        context.until.require(f"the fine-tuning {step.name}", takes)
+
+
 def _train(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str
 ) -> tuple[dict[str, float], str]:
     config = context.config
-    if context.deadline and (takes := training_seconds(dict(read_steps(context.run.root)), examples.num_rows())):
-        context.deadline.require(f"the fine-tuning {step.name}", takes)
+    _require_time(context, step, examples)
     cpus, gpus = place_training(config.speed, context.resources)
+    require_device(step, on_gpu=gpus > 0)
     spec = FinetuneSpec(
         model_path=model_path,
         examples=tuple(examples.part_path(part) for part in examples.parts),
