@@ -49,8 +49,8 @@ def dry_run(config: RunConfig, root: str, progress: Progress | None = None) -> D
     resolved = check(config).partition("\n# ")[0]
     first = first_step(config, root)
     with trial(config, root, progress or Progress()) as context:
+        resources = context.resources  # a cluster that does not answer is known before the data are read
         splits = splits_of(context, root)
-        resources = context.resources
     speed = config.speed
     steps = step_plans(config, root, splits)
     return DryRun(resolved, root, steps, resources, place(speed, resources), place_training(speed, resources), first)

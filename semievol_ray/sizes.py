@@ -3,7 +3,6 @@
 Invariant: the run's own folder is only read; the trial folder lies beside it, where its storage is, and is removed.
 """
 
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,7 +33,8 @@ def trial(config: RunConfig, root: str, progress: Progress) -> Iterator[Context]
             closing.enter_context(logs.to_file(run.log_path))
             yield Context(run, config, progress, closing, preflight=preflight)
     finally:
-        _remove(folder)
+        with suppress(StorageError):  # what the block ends with matters more than a folder left behind
+            storage.remove_folder(folder)
 
 
 def splits_of(context: Context, root: str) -> Splits:
@@ -79,11 +79,3 @@ def rounds_of(config: RunConfig, accepted: float | None = None) -> Rounds:
     method = config.method
     theta = float(getattr(method.select, "theta", accepted if accepted is not None else 0.5))
     return Rounds(method.rounds.num, accepted if accepted is not None else theta, method.rounds.reanswer == "rejected")
-
-
-def _remove(folder: str) -> None:
-    with suppress(StorageError):  # what the run ends with matters more than a folder left behind
-        if storage.is_remote(folder):
-            storage.remove_folder(folder)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)

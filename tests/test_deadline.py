@@ -63,7 +63,7 @@ def test_run_stops_at_its_deadline_with_whole_parts_and_the_same_command_goes_on
     answer_round = driver.answer_round
 
     def hurried(context: Context, *arguments: Any) -> list[Step]:
-        context.deadline = Deadline(time.time() + 2.0, "soon")
+        context.until = Deadline(time.time() + 2.0, "soon")
         return answer_round(context, *arguments)
 
     monkeypatch.setattr(driver, "answer_round", hurried)

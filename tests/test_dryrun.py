@@ -1,11 +1,14 @@
 """`semievol run --dry-run`: what it shows of new, half-done and finished runs, and that it leaves them as they were."""
 
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from semievol_ray import cli, configfile, dryrun
+from semievol_ray import cli, configfile, dryrun, storage
 from semievol_ray.errors import DriftError, RunInUseError
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run
@@ -34,6 +37,17 @@ def test_dry_run_of_a_new_run_counts_its_rows_and_leaves_nothing(tmp_path: Path)
     assert rows["rounds/0001/train"] == 20 + 16
     assert {step.state for step in found.steps} == {dryrun.OPEN}
     assert found.first == "data/test"
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_dry_run_of_a_run_in_a_store_leaves_no_object(s3_root: str, tmp_path: Path) -> None:
+    found = dryrun.dry_run(
+        configfile.parse(run_tree(tmp_path, labeled=8, unlabeled=16), "test"), s3_root, Progress(quiet=True)
+    )
+
+    assert {step.rows for step in found.steps if "drafts" in step.name} == {16}
+    folder, _, name = s3_root.rpartition("/")
+    assert [path for path in storage.sizes(folder) if path.startswith(name)] == []
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -83,6 +97,20 @@ def test_dry_run_of_a_finished_run_says_so(scripted_run: ScriptedRun, capsys: py
 
     assert files(scripted_run.root) == before
     assert "# This run is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", [["run", "--dry-run"], ["plan"]], ids=["dry run", "plan"])
+def test_address_at_which_no_cluster_answers_is_told_within_seconds(verb: list[str], config_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free again when the block ends
+    before = files(config_path.parent)
+    command = [sys.executable, "-m", "semievol_ray.cli", *verb, str(config_path), "--address", f"127.0.0.1:{port}"]
+
+    done = subprocess.run(command, cwd=config_path.parent, capture_output=True, text=True, timeout=100)
+
+    assert done.returncode == 2, done.stderr
+    assert f"no Ray cluster answers at 127.0.0.1:{port}: connection refused" in " ".join(done.stderr.split())
+    assert files(config_path.parent).keys() - before.keys() <= {str(config_path.parent / "runs")}
 
 
 @pytest.mark.usefixtures("small_ray")

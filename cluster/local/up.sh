@@ -6,6 +6,7 @@
 #   local/cut.sh FOLDER 3                                                   pull the plug of host 3, or put it back
 #   local/down.sh FOLDER                                                    end everything
 # The network of the machine itself is left alone: the switch is a namespace too, and no host reaches anything outside.
+# FOLDER/own is a disk of each host's own: what one writes there no other sees. All else is shared, as on an NFS.
 # What the environment may say: SEMIEVOL_CPUS (of each host, default 2), SEMIEVOL_RAY (more arguments of `ray start`).
 # Exit code 3: this machine does not allow network namespaces.
 set -euo pipefail
@@ -13,6 +14,7 @@ folder=$(realpath -m "${1:?usage: up.sh FOLDER [HOSTS]}") hosts=${2:-3}
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 mkdir -p "$(dirname "$folder")"
 mkdir "$folder" # fails where one stands: it may be in use
+mkdir "$folder/own"
 name=sev$(printf %s "$folder" | cksum | cut -d ' ' -f 1 | tail -c 7)
 echo "$name" >"$folder/name"
 trap 'code=$?; ((code)) && "$here/down.sh" "$folder" >&2; exit $code' EXIT
@@ -41,8 +43,10 @@ for ((i = 1; i <= hosts; i++)); do
   joins=(--address=10.87.0.1:6379)
   ((i == 1)) && joins=(--head --port=6379 --include-dashboard=false)
   # a short folder of its own for each: Ray's sockets lie in it, and their paths may have 107 letters
-  ip netns exec "$name-$i" ray start --block "${joins[@]}" --node-ip-address="10.87.0.$i" \
-    --num-cpus="${SEMIEVOL_CPUS:-2}" --temp-dir="/tmp/$name-$i" "${more[@]}" >"$folder/host-$i.log" 2>&1 </dev/null &
+  # shellcheck disable=SC2016
+  ip netns exec "$name-$i" bash -c 'mount -t tmpfs own "$0" && exec "$@"' "$folder/own" \
+    ray start --block "${joins[@]}" --node-ip-address="10.87.0.$i" --num-cpus="${SEMIEVOL_CPUS:-2}" \
+    --temp-dir="/tmp/$name-$i" "${more[@]}" >"$folder/host-$i.log" 2>&1 </dev/null &
   if ((i == 1)); then
     for ((tries = 0; tries < 240; tries++)); do
       ip netns exec "$name-1" bash -c 'exec 3<>/dev/tcp/10.87.0.1/6379' 2>/dev/null && break

@@ -122,8 +122,8 @@ def _cpu(num: int) -> Device:
     """The CPUs of one engine, from a matrix product and a copy timed here."""
     a, size = np.ones((768, 768), np.float32), 768
     copied = np.ones(8_000_000, np.float32)
-    product = min(_timed(lambda: a @ a) for _ in range(3))
-    copy = min(_timed(copied.copy) for _ in range(3))
+    product = min(_timed(lambda: a @ a) for _ in range(10))
+    copy = min(_timed(copied.copy) for _ in range(5))
     cores = os.cpu_count() or 1
     share = min(1.0, num / cores)
     flops, traffic = 2 * size**3 / product, 2 * copied.nbytes / copy

@@ -159,6 +159,8 @@ def _bar(step: str) -> str:
         return step.replace("rounds/", "round ").replace("/", " ")
     if names[-1] == "retrieve":
         return f"round-{int(names[1])} {'dev/' if 'dev' in names else ''}retrieve"
+    if names[-1] == "select" and "dev" not in names:
+        return f"round-{int(names[1])} select"
     return {"data/near_duplicates": "near duplicates"}.get(step, step)
 
 

@@ -73,10 +73,10 @@ def make_plan(
     """
     progress = progress or Progress()
     with trial(config, root, progress) as context:
+        wanted = _with_gpus(context.resources, gpus, config, is_measured=pilot > 0)
         splits = splits_of(context, root)
-        resources = context.resources
+        context.resources = wanted
         merged = context.serving_numerics()["adapter_serving"] == "merged"
-    wanted = _with_gpus(resources, gpus, config, is_measured=pilot > 0)
     replicas = place(config.speed, wanted)
     if pilot:
         found = run_pilot(config, splits, pilot, storage.absolute(root), progress)

@@ -15,6 +15,7 @@ from semievol_ray.deadline import Deadline
 from semievol_ray.engines.adapters import LARGEST_RANK, adapter_settings, only_merged
 from semievol_ray.engines.embed import HASH
 from semievol_ray.engines.models import ResolvedModel, resolve_model
+from semievol_ray.errors import PlacementError
 from semievol_ray.placement import Resources, cluster_resources
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
@@ -43,7 +44,7 @@ class Context:
         closing: ExitStack,
         trackers: Trackers | None = None,
         preflight: "Callable[[Context], None] | None" = None,
-        deadline: Deadline | None = None,
+        until: Deadline | None = None,
     ) -> None:
         self.run, self.config, self.progress = run, config, progress
         self.task: Task = config.resolve_task()
@@ -51,7 +52,7 @@ class Context:
         self._models: dict[str, ResolvedModel] = {}
         self.trackers = trackers or Trackers([])
         self._preflight = preflight
-        self.deadline = deadline
+        self.until = until
 
     @cached_property
     def resources(self) -> Resources:
@@ -61,6 +62,11 @@ class Context:
         if self._preflight:
             self._preflight(self)
         return cluster_resources()
+
+    @property
+    def deadline(self) -> float | None:
+        """The moment, as time.time() counts, at which work is to have stopped."""
+        return self.until.at if self.until else None
 
     @property
     def on_gpu(self) -> bool:
@@ -88,8 +94,8 @@ class Context:
         begins = not storage.exists(self.run.path(name, "step.json"))
         resolved = numerics() if numerics and begins else {}
         step = self.run.step(name, settings=settings, inputs=inputs, parts=parts, numerics=resolved)
-        if self.deadline and not step.committed():
-            self.deadline.require(name)
+        if self.until and not step.committed():
+            self.until.require(name)
         return step
 
     def serving_numerics(self) -> dict[str, Any]:
@@ -121,3 +127,12 @@ class Context:
     def numerics_settings(self) -> dict[str, Any]:
         """The configured numerics, as they stand in a fingerprint of generation."""
         return self.config.numerics.model_dump(mode="json", exclude={"train_dtype"})
+
+
+def require_device(step: Step, *, on_gpu: bool) -> None:
+    """PlacementError where a step that was begun on GPUs would go on without: its numbers would be others."""
+    if step.numerics().get("device") == "gpu" and not on_gpu:
+        raise PlacementError(
+            f"{step.name} was begun on GPUs, and the cluster has none now. Go on where there are some (--address), or "
+            f"make it again on CPUs: delete the folder {step.path}."
+        )

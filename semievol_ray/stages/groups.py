@@ -19,7 +19,7 @@ from semievol_ray.errors import DeadlineReached
 from semievol_ray.methodconfig import EndpointConfig
 from semievol_ray.placement import Replicas, place
 from semievol_ray.runs import Step, read_events
-from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.pace import engine_start_seconds
@@ -60,10 +60,11 @@ def engine_groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
 
 def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
     """Answer every missing part of the jobs of one group. Raises DeadlineReached with parts left."""
-    if context.deadline:
+    if context.until:
         start = engine_start_seconds(read_events(context.run.root))
-        context.deadline.require(f"the start of the engine of {name}", start)
+        context.until.require(f"the start of the engine of {name}", start)
     replicas = _pool(context, group)
+    require_device(group[0].job.step, on_gpu=replicas.gpus_each > 0)
     session = _session(context, name, group, replicas)
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
     left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
@@ -91,8 +92,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
             Heard(context.progress.say, run.event),
             _patience(context.config.speed, group[0].endpoint),
         )
-    if context.deadline and missing(session):
-        raise DeadlineReached(f"the deadline, {context.deadline.told}, has come")
+    if context.until and missing(session):
+        raise DeadlineReached(f"the deadline, {context.until.told}, has come")
 
 
 def _patience(speed: SpeedConfig, endpoint: EndpointConfig | None) -> Patience:
@@ -128,7 +129,7 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
     )
     jobs = sequence([item.job for item in group])
     rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
-    end, called = context.deadline.at if context.deadline else None, _name(context, name, group)
+    end, called = context.deadline, _name(context, name, group)
     return Session(called, spec, context.task, config.numerics.template_date, jobs, max(rows, 1), end)
 
 

@@ -17,7 +17,7 @@ from semievol_ray.errors import AdapterError, ConfigError
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
 from semievol_ray.runs import Step
-from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.pacelines import forecast, paced
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
@@ -110,9 +110,10 @@ def _train(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> tuple[dict[str, float], str]:
     config = context.config
-    if context.deadline:  # one that begins saves in time and goes on later
-        context.deadline.require(f"the fine-tuning {step.name}")
+    if context.until:  # one that begins saves in time and goes on later
+        context.until.require(f"the fine-tuning {step.name}")
     cpus, gpus = place_training(config.speed, context.resources)
+    require_device(step, on_gpu=gpus > 0)
     spec = FinetuneSpec(
         model_path=model_path,
         examples=tuple(examples.part_path(part) for part in examples.parts),
@@ -130,7 +131,7 @@ def _train(
         checkpoints=f"{step.path}/checkpoints",
         origin=step.record()["inputs"],
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
-        deadline=context.deadline.at if context.deadline else None,
+        deadline=context.deadline,
     )
     if config.numerics.engine == "scripted":
         return train_scripted(spec)

@@ -39,9 +39,9 @@ class Hosts:
         subprocess.run([LOCAL / "cut.sh", self.folder, str(host)], env=ENVIRONMENT, check=True, timeout=20)
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    folder = tmp_path / "hosts"
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    folder = tmp_path_factory.mktemp("namespaces") / "hosts"
     done = subprocess.run([LOCAL / "up.sh", folder, "3"], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     if done.returncode == 3:
         pytest.skip("this machine allows no network namespaces")
@@ -69,6 +69,20 @@ def nodes_at_work(run: Path) -> set[str]:
     if not (run / "events.jsonl").exists():
         return set()
     return {event["node"] for event in read_events(str(run)) if event["kind"] == "part_committed"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_run_whose_folder_lies_on_a_disk_of_one_host_alone_is_refused(hosts: Hosts, tmp_path: Path) -> None:
+    config, own = slow_config(tmp_path), hosts.folder / "own"
+    command = [sys.executable, "-m", "semievol_ray.cli", "run", str(config), "--dry-run"]
+
+    driver = hosts.start(1, *command, "--address", hosts.address, "--run", str(own / "run"))
+    told = " ".join(driver.communicate(timeout=240)[0].split())
+
+    assert driver.returncode == 2, told
+    assert "cannot read what" in told
+    assert list(own.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
 """Plans against what runs then took, their steps against the steps of runs, and what cannot be planned."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from semievol_ray import cli, configfile, report
 from semievol_ray.errors import ConfigError, UserError
@@ -134,6 +137,35 @@ def test_shape_of_a_scripted_model_is_not_known(tmp_path: Path) -> None:
     config = configfile.parse(run_tree(tmp_path, labeled=8, unlabeled=40), "test")
     with pytest.raises(ConfigError, match="its weights' headers tell none"):
         make_plan(config, str(tmp_path / "run"), pilot=0, progress=QUIET)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_plan_without_a_pilot_says_that_nothing_was_measured_and_grows_with_the_model(tmp_path: Path) -> None:
+    tree = run_tree(tmp_path, labeled=8, unlabeled=40, test=8)
+    tree["numerics"] = {"engine": "vllm"}
+
+    plans = []
+    for width in (8, 64):
+        config = configfile.parse({**tree, "model": str(model_folder(tmp_path / f"model-{width}", width))}, "test")
+        plans.append(make_plan(config, str(tmp_path / f"run-{width}"), pilot=0, gpus=16, price=2.0, progress=QUIET))
+
+    small, large = plans
+    assert small.basis.startswith("arithmetic alone, nothing was measured")
+    assert (small.gpus, [group.name for group in small.packing]) == (16, ["warm"])  # adapters are dynamic on GPUs
+    assert small.packing[0].num == 16
+    assert large.whole.engine_seconds > small.whole.engine_seconds
+    assert small.gpu_hours.point == pytest.approx(16 * small.whole.seconds.point / 3600)
+    assert "GPU-hours:" in lines.render(small)
+    assert not list(tmp_path.glob("*.pilot*"))
+
+
+def model_folder(folder: Path, width: int) -> Path:
+    """A model of which only the shape is real."""
+    folder.mkdir()
+    told = {"model_type": "llama", "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
+    (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    save_file({"embed": np.zeros((1000, width), np.float32)}, folder / "model.safetensors")
+    return folder
 
 
 @pytest.mark.slow
