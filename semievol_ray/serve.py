@@ -38,7 +38,6 @@ from semievol_ray.stages.deployment import deployed
 from semievol_ray.stages.learning import adapter_of
 
 KEY_VARIABLE = "SEMIEVOL_API_KEY"
-REQUESTS_A_SEAT = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,11 @@ def serve_run(
             replicas = place(speed, context.resources)
             replicas = replicas if settings.replicas else replace(replicas, num=1, min_num=1)
             serving = _serving(context, number, replicas, settings.key)
-        url = f"http://{settings.host}:{port}/v1"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{port}/v1"
         progress.say("starting the engine")
-        requests_each = max(1, int(REQUESTS_A_SEAT * _num_seats(serving.spec)))
-        closing.enter_context(
-            deployed(f"semievol-{config.name}", partial(build, serving), replicas, settings.host, port, requests_each)
-        )
+        name, seats = f"semievol-{config.name}", _num_seats(serving.spec)
+        closing.enter_context(deployed(name, partial(build, serving), replicas, settings.host, port, seats))
         served = Served(url, serving, replicas)
         progress.say(told(served))
         (until or _forever)(served)

@@ -106,15 +106,11 @@ def adapter_of(step: Step, run_name: str) -> Adapter:
     return Adapter(f"{step.path}/adapter", digest, f"{run_name}-{where}-{digest[:8]}")
 
 
-def _train(
+def _spec(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
-) -> tuple[dict[str, float], str]:
+) -> FinetuneSpec:
     config = context.config
-    if context.until:  # one that begins saves in time and goes on later
-        context.until.require(f"the fine-tuning {step.name}")
-    cpus, gpus = place_training(config.speed, context.resources)
-    require_device(step, on_gpu=gpus > 0)
-    spec = FinetuneSpec(
+    return FinetuneSpec(
         model_path=model_path,
         examples=tuple(examples.part_path(part) for part in examples.parts),
         task=context.task,
@@ -124,7 +120,7 @@ def _train(
         max_model_len=config.numerics.max_model_len,
         template_date=config.numerics.template_date,
         seed=config.seed,
-        on_gpu=gpus > 0,
+        on_gpu=place_training(config.speed, context.resources)[1] > 0,
         out=f"{step.path}/adapter",
         curve=f"{step.path}/curve.jsonl",
         deepspeed=own_settings(config.speed.deepspeed),
@@ -133,6 +129,15 @@ def _train(
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
         deadline=context.deadline,
     )
+
+
+def _train(
+    context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
+) -> tuple[dict[str, float], str]:
+    config = context.config
+    cpus, gpus = place_training(config.speed, context.resources)
+    require_device(step, on_gpu=gpus > 0)
+    spec = _spec(context, step, examples, tuning, model_path, validation)
     if config.numerics.engine == "scripted":
         return train_scripted(spec)
     deepspeed_config(tuning, config.speed, on_gpu=spec.on_gpu, dtype=spec.dtype, own=spec.deepspeed)

@@ -16,7 +16,7 @@ import pytest
 
 from semievol_ray import open_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEY = "sk-of-this-real-test-0123456789"
 START_SECONDS, STOP_SECONDS = 200, 60
