@@ -69,18 +69,7 @@ class VllmGenerator:
         num_drawn = num if request.sampling.temperature > 0 else 1
         params = _sampling_params(request.sampling, self._end_of_turn, num_drawn)
         outputs = await self._outputs(request.prompt_ids, params, request.adapter)
-        return [self._completion(output, request.sampling) for output in outputs] * (num // num_drawn)
-
-    def _completion(self, output: Any, sampling: Sampling) -> Completion:
-        """vLLM's output without the end-of-turn token, or the tokens of the stop string, that stopped it."""
-        token_ids = list(output.token_ids)
-        logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
-        kept = len(token_ids) - (output.finish_reason == "stop" and not isinstance(output.stop_reason, str))
-        if isinstance(output.stop_reason, str):
-            kept = num_tokens_of(self.tokenizer, token_ids, output.text)
-        finish_reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
-        told = () if sampling.choices else tuple(logprobs[:kept])
-        return Completion(output.text, tuple(token_ids[:kept]), told, finish_reason)
+        return [completion_of(output, request.sampling, self.tokenizer) for output in outputs] * (num // num_drawn)
 
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:
         """The answer is sampled, each token from that token alone, so that its prompt comes from the prefix cache.
@@ -242,3 +231,15 @@ def _forced(token: int) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def completion_of(output: Any, sampling: Sampling, tokenizer: Tokenizer) -> Completion:
+    """vLLM's output without the end-of-turn token, or the tokens of the stop string, that stopped it."""
+    token_ids = list(output.token_ids)
+    logprobs = [step[token].logprob for token, step in zip(token_ids, output.logprobs, strict=True)]
+    kept = len(token_ids) - (output.finish_reason == "stop" and not isinstance(output.stop_reason, str))
+    if isinstance(output.stop_reason, str):
+        kept = num_tokens_of(tokenizer, token_ids, output.text)
+    finish_reason: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
+    told = () if sampling.choices else tuple(logprobs[:kept])
+    return Completion(output.text, tuple(token_ids[:kept]), told, finish_reason)
