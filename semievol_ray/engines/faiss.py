@@ -17,7 +17,8 @@ from semievol_ray.errors import MissingExtraError, StorageError
 Kind = Literal["flat", "hnsw", "ivf"]
 
 EXACT_BELOW = 100_000
-"""Vectors below which search is exact; what it costs there is in benchmarks/results/retrieve-cpu.json."""
+"""Vectors below which search is exact. Chosen, not measured yet: exactness is worth more than the milliseconds that a
+question costs there; `python -m benchmarks.retrieve --only i` measures both."""
 HNSW_BELOW = 1_000_000
 """Vectors up to which an approximate index is a graph, whose links and building cost more than cells do."""
 NUM_LINKS, EF_CONSTRUCTION, EF_SEARCH = 32, 128, 128
