@@ -70,7 +70,7 @@ def spec_in(folder: Path, model: Path, *, workers: int, zero_stage: int) -> Fine
         examples=(path,),
         task=TASK,
         train=TrainConfig(learning_rate=1e-2, train_batch_size=BATCH, lora_r=4, lora_alpha=8),
-        speed=SpeedConfig.model_validate({**speed, "save_steps": SAVE_STEPS, "grace_seconds": 5.0}),
+        speed=SpeedConfig.model_validate({**speed, "save_steps": SAVE_STEPS, "grace_seconds": 60.0}),
         dtype="float32",
         max_model_len=256,
         template_date="2024-07-26",

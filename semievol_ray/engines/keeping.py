@@ -86,7 +86,7 @@ class Keeper:
             _leave(reason, step, trainer.state.max_steps)
 
     def _validate(self, trainer: Any) -> bool:
-        """Whether the loss is the lowest so far; a line is added to the record of validations."""
+        """Whether the loss on the rows that are not learned from is the lowest so far."""
         rules, args = self._rules, trainer.args
         assert rules.early_stopping is not None
         loss = validation_loss(

@@ -30,11 +30,11 @@ def fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[
     fitting = _Fitting(_trainer(spec, num_workers, cpus, gpus))
     fitting.start()
     try:
-        while fitting.is_alive():
-            fitting.join(LOOK_SECONDS)
+        while not fitting.over.wait(LOOK_SECONDS):
+            pass
     except KeyboardInterrupt:
         leave_notice(spec.checkpoints)
-        fitting.join(spec.speed.grace_seconds)
+        fitting.over.wait(spec.speed.grace_seconds)
         raise
     if fitting.failed is not None and not storage.exists(f"{spec.checkpoints}/{OUTCOME_FILE}"):
         raise RunStopped(
@@ -45,18 +45,24 @@ def fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[
 
 
 class _Fitting(threading.Thread):
-    """`trainer.fit()` in a thread of its own: in the main one it would take Ctrl-C over for good."""
+    """`trainer.fit()` in a thread of its own: in the main one it would take Ctrl-C over for good.
+
+    `over` tells of its end: a `join` that Ctrl-C interrupts takes the thread for ended (Python 3.11, bpo-45274).
+    """
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(name="ray-train", daemon=True)
         self._trainer = trainer
         self.failed: Exception | None = None
+        self.over = threading.Event()
 
     def run(self) -> None:
         try:
             self._trainer.fit()
         except Exception as error:  # told by whoever waits for it
             self.failed = error
+        finally:
+            self.over.set()
 
 
 def _trainer(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> Any:

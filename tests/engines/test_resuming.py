@@ -81,14 +81,15 @@ def test_every_stage_method_and_dtype_goes_on_from_its_checkpoints_and_early_sto
     """All in one go, for the libraries take longer to load than they take to learn."""
     calm, moved = (
         [
-            *(_spec(tiny_llama, tmp_path / name / f"{s}-{m}", s, m) for s in (0, 1, 2, 3) for m in ("lora", "full")),
+            *(_spec(tiny_llama, tmp_path / name / f"{stage}", stage) for stage in (0, 1, 2, 3)),
+            *(_spec(tiny_llama, tmp_path / name / f"{stage}-full", stage, "full") for stage in (1, 3)),
             _judged(_spec(tiny_llama, tmp_path / name / "judged", 3, early_stopping=RULE)),
         ]
         for name in ("calm", "moved")
     )
     alone, cut = (
         [
-            *(_spec(tiny_llama, tmp_path / name / f"{stage}", stage, dtype="bfloat16") for stage in (0, 1, 2, 3)),
+            *(_spec(tiny_llama, tmp_path / name / f"{stage}", stage, dtype="bfloat16") for stage in (0, 2, 3)),
             _spec(tiny_llama, tmp_path / name / "dropout", 3, lora_dropout=0.2),  # a step's is its own, on one worker
         ]
         for name in ("alone", "cut")
