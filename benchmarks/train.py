@@ -30,7 +30,7 @@ from semievol_ray.engines.batches import in_order
 from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised
 from semievol_ray.engines.rendering import load_tokenizer
 
-BATCH = 8
+BATCH, QUICK_BATCH = 8, 2
 LEAST_SHARE, PACKED_GAIN = 0.95, 1.5
 NUM_WORKERS = 2
 
@@ -118,7 +118,7 @@ def _memory(found: Found, folder: Path, model: str, options: argparse.Namespace)
     env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     methods: tuple[Literal["lora", "full"], ...] = ("full",) if options.quick else ("lora", "full")
     for method in methods:
-        for stage in (0, 2, 3) if options.quick else (0, 1, 2, 3):
+        for stage in (0, 3) if options.quick else (0, 1, 2, 3):
             here = folder / f"memory-{method}-{stage}"
             speed = SpeedConfig(zero_stage=stage, num_train_workers=NUM_WORKERS)
             spec = replace(_spec(here, model, options, max_steps=2, batch=NUM_WORKERS, method=method), speed=speed)
@@ -145,10 +145,10 @@ def _gpu(found: Found, folder: Path, model: str, options: argparse.Namespace) ->
 
 def _spec(
     folder: Path, model: str, options: argparse.Namespace, *, seed: int = 0, max_steps: int | None = None,
-    batch: int = BATCH, method: Literal["lora", "full"] = "lora",
+    batch: int | None = None, method: Literal["lora", "full"] = "lora",
 ) -> FinetuneSpec:  # fmt: skip
     """A fine-tuning in a new folder, with as many rows as its steps take; the first step and the last do not count."""
-    steps = max_steps or options.steps + 2
+    steps, batch = max_steps or options.steps + 2, batch or (QUICK_BATCH if options.quick else BATCH)
     folder.mkdir(parents=True, exist_ok=True)
     train_data.write_examples(str(folder / "examples.parquet"), steps * batch, seed)
     return FinetuneSpec(

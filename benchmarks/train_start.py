@@ -34,6 +34,7 @@ def worker(spec_path: str) -> dict[str, float]:
     import pickle
 
     import deepspeed
+    import torch
     from transformers import Trainer, TrainerCallback, trainer  # noqa: F401
 
     from semievol_ray.engines import finetune as module
@@ -41,6 +42,8 @@ def worker(spec_path: str) -> dict[str, float]:
     spec = pickle.loads(Path(spec_path).read_bytes())
     spent["imports"] = time.perf_counter() - began
     imported_mib = peak_mib()
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        torch.distributed.init_process_group("gloo")  # as Ray Train does before its workers begin
     for name, owner, attribute in (
         ("examples", module, "tokenised"), ("model", module, "load_base"), ("adapter", module, "trainable"),
         ("DeepSpeed", deepspeed, "initialize"),

@@ -130,15 +130,13 @@ def test_model_export_on_another_base_than_the_one_trained_is_refused(made: Call
         export_model(root, str(tmp_path / "out"))
 
 
-def test_model_export_of_a_run_without_a_model_says_so(
-    made: Callable[..., str], copied_run: Path, tmp_path: Path
-) -> None:
+def test_model_export_of_a_run_without_a_model_says_so(made: Callable[..., str], tmp_path: Path) -> None:
     with Run.open(str(tmp_path / "new"), {"name": "new", "config": {}} | _manifest(made(final=1))):
         pass
     with pytest.raises(UserError, match="none of its rounds is fine-tuned"):
         export_model(str(tmp_path / "new"), str(tmp_path / "out"))
     with pytest.raises(UserError, match="scripted engine"):
-        export_model(str(copied_run), str(tmp_path / "out"))
+        export_model(made(str(tmp_path / "scripted"), numerics={"engine": "scripted"}), str(tmp_path / "out"))
 
 
 def _manifest(root: str) -> dict[str, Any]:
