@@ -23,7 +23,7 @@ from tests.conftest import ScriptedRun
 
 SECTIONS = [
     "accuracy", "decisions", "confidence", "reliability", "agreement", "what-if", "balance", "classes", "confusion",
-    "training", "cost", "rows", "setup",
+    "training", "cost", "plan", "rows", "setup",
 ]  # fmt: skip
 HOSTILE = "what is </pre><script>alert('x')</script> & \"this\"?"
 

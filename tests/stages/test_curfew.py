@@ -93,7 +93,7 @@ def test_attempt_that_the_deadline_broke_off_is_noted_as_left_and_suspects_nobod
 ) -> None:
     here = type("Here", (), {"get_actor_id": lambda _: "actor", "get_node_id": lambda _: "node"})()
     monkeypatch.setattr("ray.get_runtime_context", lambda: here)
-    session = _session(run, step_of, 1, time.time() + 0.3, seconds_per_request=30.0)
+    session = _session(run, step_of, 1, time.time() + 3, seconds_per_request=30.0)
     worker = EngineWorker(session)
 
     assert asyncio.run(worker({"part": ["part-00000"], "jobs": [[0]]})) == {"reports": [[]]}
