@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import uvicorn
@@ -82,8 +81,3 @@ def url(serving: Serving) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-
-
-def folder_of(serving: Serving, name: str) -> Path:
-    """The adapter behind a served name."""
-    return Path(serving.spec.adapters[name])
