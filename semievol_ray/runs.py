@@ -78,11 +78,13 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is not None and not isinstance(error, RunInUseError):  # another driver's events are its own
-            with contextlib.suppress(StorageError):
-                told = str(error) if isinstance(error, SemievolError) else f"{type(error).__name__} {error}".strip()
-                self.event("run_stopped", reason=told)
-        self.close()
+        try:
+            if error is not None and not isinstance(error, RunInUseError):  # another driver's events are its own
+                with contextlib.suppress(StorageError):
+                    told = str(error) if isinstance(error, SemievolError) else f"{type(error).__name__} {error}".strip()
+                    self.event("run_stopped", reason=told)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Store the log and the last events, release the lease; closing twice is fine."""

@@ -81,7 +81,7 @@ def test_package_has_no_other_names() -> None:
 def test_readme_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = (
         text
-        for text in re.findall(r"```python\n(.*?)```", readme_reference.README.read_text(encoding="utf-8"), re.DOTALL)
+        for text in re.findall(r"```python\n(.*?)```", readme_reference.PAGES[0].read_text(encoding="utf-8"), re.DOTALL)
         if "open_run" in text
     )
     data = tmp_path / "benchmarks/data/wordnet"
