@@ -198,12 +198,16 @@ def test_finetune_on_deepspeed_begins_at_the_models_own_loss_and_saves_a_usable_
 JOINED = """
 import os, sys
 import deepspeed, torch
+from pathlib import Path
+from semievol_ray import folders
 from semievol_ray.engines.finetune import _join_workers
+from semievol_ray.engines.operators import load_cpu_operators
 
 def work(rank):
     where = f"tcp://127.0.0.1:{sys.argv[1]}"
     torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
     before = deepspeed.comm.is_initialized()
+    load_cpu_operators(Path(folders.cache_folder()))
     _join_workers(on_gpu=False)
     print(before, deepspeed.comm.get_world_size(), deepspeed.comm.get_rank() == rank, flush=True)
     os._exit(0)
