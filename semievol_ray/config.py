@@ -283,8 +283,6 @@ class RunConfig(Part):
             )
         if train.load_in_4bit and self.speed.zero_stage == 3:
             raise ValueError("train.load_in_4bit does not go with speed.zero_stage 3; use 0, 1 or 2")
-        if train.use_dora and self.speed.zero_stage == 3:
-            raise ValueError("train.use_dora does not go with speed.zero_stage 3; use 0, 1 or 2")
         if self.numerics.train_dtype == "float16" and self.speed.zero_stage == 0:
             raise ValueError("numerics.train_dtype float16 has no checkpoints with speed.zero_stage 0; use 1, 2 or 3")
         return self

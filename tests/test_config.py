@@ -125,7 +125,6 @@ def test_setting_that_needs_labels_held_out_is_taken_with_them() -> None:
             r"train\.use_dora cannot be served with numerics\.adapter_serving dynamic",
         ),
         ({"train": {"load_in_4bit": True}, "speed": {"zero_stage": 3}}, r"train\.load_in_4bit does not go with"),
-        ({"train": {"use_dora": True}, "speed": {"zero_stage": 3}}, r"train\.use_dora does not go with"),
         (
             {"numerics": {"train_dtype": "float16"}, "speed": {"zero_stage": 0}},
             r"train_dtype float16 has no checkpoints with speed\.zero_stage 0",

@@ -13,6 +13,8 @@ from semievol_ray.engines.finetune import FinetuneSpec
 
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-5
 """Relative, of a step's loss in float32; absolute, of a parameter after six steps of a learning rate of 0.01."""
+DORA_TOLERANCE = 5e-5
+"""Under every stage alike: gradients of A that are next to nothing, and which Adam enlarges, round another way."""
 Cell = tuple[int, int, bool, Literal["lora", "full"]]
 QUICK: list[Cell] = [(2, 2, True, "lora"), (3, 2, False, "full")]
 MATRIX: list[Cell] = list(product((0, 1, 2, 3), (1, 2), (False, True), ("lora", "full")))  # type: ignore[arg-type]
@@ -40,7 +42,8 @@ def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:
         assert cells.losses(spec) == pytest.approx(curve, rel=LOSS_TOLERANCE), spec.out
         assert found.keys() == learned.keys(), spec.out
         for name, value in learned.items():
-            torch.testing.assert_close(found[name], value, rtol=0, atol=WEIGHT_TOLERANCE, msg=f"{spec.out}: {name}")
+            most = DORA_TOLERANCE if spec.train.use_dora else WEIGHT_TOLERANCE
+            torch.testing.assert_close(found[name], value, rtol=0, atol=most, msg=f"{spec.out}: {name}")
 
 
 def test_two_workers_packed_or_not_learn_what_a_plain_loop_learns(tiny_llama: Path, tmp_path: Path) -> None:
@@ -60,6 +63,7 @@ def test_every_stage_packing_and_method_learns_what_a_plain_loop_learns(
         _spec((3, workers, False, "full"), tiny_llama, tmp_path, offload="all"),
         _spec((3, workers, True, "full"), tiny_llama, tmp_path, gradient_checkpointing=True),
         _spec((2, workers, True, "lora"), tiny_llama, tmp_path, {"use_rslora": True}),
+        _spec((3, workers, False, "lora"), tiny_llama, tmp_path, {"use_dora": True}),
     ]
     assert cells.run_workers(specs, workers, tmp_path) is None
     _assert_as_the_plain_loop(specs)
