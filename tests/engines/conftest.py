@@ -72,8 +72,8 @@ def build_tokenizer(style: str, template: str | None = None, *, eos: bool = True
     return tokenizer
 
 
-def build_model(folder: Path, style: str = "chatml", seed: int = 0) -> Path:
-    """A random two-layer Llama with its tokenizer, saved as a model folder."""
+def build_model(folder: Path, style: str = "chatml", seed: int = 0, hidden: int = 32) -> Path:
+    """A random two-layer Llama of four heads with its tokenizer, saved as a model folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -81,8 +81,8 @@ def build_model(folder: Path, style: str = "chatml", seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -137,6 +137,11 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def build_tiny() -> Callable[..., Path]:
     return build_model
+
+
+@pytest.fixture(scope="session")
+def build_lora() -> Callable[..., Path]:
+    return build_adapter
 
 
 @pytest.fixture(scope="session")

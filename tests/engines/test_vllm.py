@@ -1,21 +1,92 @@
-"""What vLLM is asked for, and what is made of its outputs; the engine itself is in tests/real."""
+"""Real vLLM on a random Llama: adapters and their prefix cache, an engine of two workers, replicas and their draws."""
 
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from semievol_ray import schema
 from semievol_ray.core.answers import Labels
-from semievol_ray.engines.base import EngineSpec, Sampling
+from semievol_ray.engines.base import Completion, EngineSpec, Generator, Request, Sampling
+from semievol_ray.engines.opening import open_generator
+from semievol_ray.engines.prefixes import Prefixes
 from semievol_ray.engines.scripted import ByteTokenizer
+from semievol_ray.engines.transformers import TransformersGenerator
 from semievol_ray.engines.vllm import completion_of, engine_arguments
+from semievol_ray.placement import Replicas
+from semievol_ray.runs import Run, Step
+from semievol_ray.stages.draft import DraftJob
+from semievol_ray.stages.jobs import PartReport, Session
+from semievol_ray.stages.patience import Patience
+from semievol_ray.stages.session import run_session
+from semievol_ray.stages.supervision import Heard
+from semievol_ray.tasks import Task
+
+TASK = Task("kinds", "Say what it is.", Labels(("plant", "animal", "food")), max_tokens=8)
+GREEDY = Sampling(0.0, 8)
+PROMPT = tuple(range(10, 110))
+QUESTIONS = [f"a green thing number {i} that grows in the garden" for i in range(4)]
+BLOCK = 32
+
+
+@pytest.fixture(scope="module")
+def llama(build_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With heads of 32 dimensions, the fewest that vLLM has kernels for; four of them, and two of keys."""
+    return build_tiny(tmp_path_factory.mktemp("vllm"), hidden=128)
 
 
 @pytest.fixture
-def spec() -> EngineSpec:
+def spec(llama: Path) -> EngineSpec:
     return EngineSpec(
-        "vllm", "tiny", "tiny", None, {}, "float32", 256, 4, 3, 1, False, Labels(("a", "b")), {}, {"max_num_seqs": 4}
+        "vllm", "tiny", str(llama), None, {}, "float32", 256, 4, 3, 1, False, TASK.format, {}, {"max_num_seqs": 4}
     )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with Run.open(str(tmp_path / "run"), {}) as held:
+        yield held
+
+
+def answered(engine: Generator, *requests: Request, within: asyncio.Runner | None = None) -> list[Completion]:
+    """`within`: an engine that is a process of its own lives as long as the loop that asked it first."""
+
+    async def ask() -> list[Completion]:
+        return [await engine.generate(request) for request in requests]
+
+    return within.run(ask()) if within else asyncio.run(ask())
+
+
+def drafts(run: Run, spec: EngineSpec, parts: list[list[str]], sampling: Sampling, replicas: Replicas) -> list[str]:
+    """Texts of a real session's drafts of rows with these questions."""
+    names = [f"part-{i:05d}" for i in range(len(parts))]
+    pool = run.step("data/unlabeled", settings={}, inputs={}, parts=names)
+    for name, questions in zip(names, parts, strict=True):
+        rows = [dict.fromkeys(schema.UNLABELED.names) | {"id": f"{name}{q}", "question": q} for q in questions]
+        pool.commit_part(name, table(rows))
+    step = run.step("rounds/0001/drafts/base", settings={}, inputs={}, parts=names)
+    job = DraftJob(step, pool, pool, None, 0, sampling, None)
+    session = Session("base", spec, TASK, "2024-07-26", (job,), len(parts[0]))
+    reports: list[PartReport] = []
+    heard = Heard(lambda _: None, lambda *_, **__: None)
+    run_session(session, replicas, reports.append, lambda _: None, heard, Patience())
+    assert sum(report.num_looked_up for report in reports) > 0
+    return texts(step)
+
+
+def table(rows: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([{**row, "num_copies": 1} for row in rows], schema=schema.UNLABELED)
+
+
+def texts(step: Step) -> list[str]:
+    return [row["text"] for part in step.parts for row in step.read_part(part, schema.DRAFTS).to_pylist()]
 
 
 def test_engine_of_two_workers_is_left_to_choose_what_runs_them(spec: EngineSpec) -> None:
@@ -58,3 +129,63 @@ def test_what_stopped_an_answer_is_no_part_of_it(output: Output, kept: int) -> N
     assert found.token_logprobs == tuple(-float(i + 1) for i in range(kept))
     assert found.finish_reason == output.finish_reason
     assert completion_of(output, Sampling(1.0, 8, choices=("food",)), ByteTokenizer()).token_logprobs == ()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_new_adapter_meets_nothing_of_another_in_the_prefix_cache_and_stops_where_it_is_told(
+    spec: EngineSpec, llama: Path, build_lora: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = {
+        name: str(build_lora(llama, tmp_path / name, seed)) for seed, name in enumerate(("r-0001-aa", "r-0002-bb"))
+    }
+    prefixes, adapted = Prefixes(), replace(spec, adapters=folders, core="process")
+    engine = open_generator(adapted, on_prefixes=prefixes.add)
+    with asyncio.Runner() as runner, closing(engine):
+        found, completions = [], []
+        for name in ("r-0001-aa", "r-0001-aa", "r-0002-bb"):
+            completions += answered(engine, Request(PROMPT, GREEDY, name), within=runner)
+            found.append(prefixes.taken())
+        check_stop(engine, completions[0], runner)
+    assert found == [(len(PROMPT), 0), (len(PROMPT), len(PROMPT) // BLOCK * BLOCK), (len(PROMPT), 0)]
+    oracle = TransformersGenerator(replace(adapted, kind="transformers"))
+    plain = answered(oracle, *(Request(PROMPT, GREEDY, name) for name in folders))
+    assert [c.token_ids for c in completions[1:]] == [c.token_ids for c in plain]
+    assert completions[2].token_ids != completions[1].token_ids
+
+
+def check_stop(engine: Generator, whole: Completion, runner: asyncio.Runner) -> None:
+    """A stop string cuts what would have been said, and what it cut off has no log-probability."""
+    stop = whole.text[len(whole.text) // 2 :][:1]
+    (cut,) = answered(engine, Request(PROMPT, replace(GREEDY, stop=(stop,)), "r-0001-aa"), within=runner)
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    assert (len(cut.token_logprobs), cut.finish_reason) == (len(cut.token_ids), "stop")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("small_ray")
+def test_engine_of_two_tensor_parallel_workers_in_a_pool_answers_as_one_does(run: Run, spec: EngineSpec) -> None:
+    two = replace(spec, speed={"max_num_seqs": 4, "tensor_parallel_size": 2})
+    found = drafts(run, two, [QUESTIONS[:2], QUESTIONS[2:]], GREEDY, Replicas(1, 2, 0, 1))
+    assert len(set(found)) > 1
+    assert found == drafts_of_one(replace(spec, kind="transformers"))
+
+
+def drafts_of_one(spec: EngineSpec) -> list[str]:
+    from semievol_ray.core.prompts import question_messages
+    from semievol_ray.engines.rendering import prompt_ids
+
+    oracle = TransformersGenerator(spec)
+    asked = [question_messages(TASK.instruction, q, ()) for q in QUESTIONS]
+    ids = [tuple(prompt_ids(oracle.tokenizer, messages, "2024-07-26")) for messages in asked]
+    return [c.text for c in answered(oracle, *(Request(i, GREEDY) for i in ids))]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("small_ray")
+def test_two_replicas_that_are_asked_the_same_draw_from_streams_of_their_own(run: Run, spec: EngineSpec) -> None:
+    found = drafts(run, spec, [QUESTIONS, QUESTIONS], Sampling(1.0, 8), Replicas(2, 1, 0, 1))
+    assert found[:4] != found[4:]

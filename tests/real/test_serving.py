@@ -26,6 +26,7 @@ BATCH = 20
 DATE = "2024-07-26"
 TASK = tasks.builtin("wordnet")
 SCORED = ["plant", "communication", "12.5% of it"]
+CHOICES = ("plant", "animal", "communication")
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,12 @@ def served(
             scores = await asyncio.gather(*map(engine.score, score_requests))
             equal = Request(prompts[0], Sampling(1.0, TASK.max_tokens))
             drawn = list(await asyncio.gather(*(engine.generate(equal) for _ in range(NUM_DRAWN))))
+            held = Request(prompts[0], Sampling(1.0, TASK.max_tokens, choices=CHOICES))
+            chosen = list(await asyncio.gather(*(engine.generate(held) for _ in range(NUM_DRAWN))))
         finally:
             engine.close()
         told = {"warm": warm, "mixed_base": mixed[::2], "mixed_warm": mixed[1::2], "drawn": drawn}
+        told["chosen"] = chosen
         return Served(spec, told, list(scores))
 
     return asyncio.run(everything())
@@ -129,6 +133,13 @@ def test_answers_to_equal_questions_are_drawn_each_by_itself(dynamic: dict[str, 
     assert len(drawn) == NUM_DRAWN
     assert len({c.token_ids for c in drawn}) > NUM_DRAWN // 2
     assert all(len(c.token_logprobs) == len(c.token_ids) for c in drawn)
+
+
+def test_answers_that_are_held_to_choices_are_among_them_and_have_no_logprobs(
+    dynamic: dict[str, list[Completion]],
+) -> None:
+    assert {c.text for c in dynamic["chosen"]} <= set(CHOICES)
+    assert all(c.token_logprobs == () for c in dynamic["chosen"])
 
 
 def test_adapter_plain_peft_answers_and_confidence_equal_vllm(
