@@ -175,11 +175,9 @@ def _set_environment(spec: EngineSpec) -> None:
     """What vLLM reads from the environment when it is imported; values the user set stay."""
     if spec.on_gpu:
         return
-    if (
-        _num_parallel(spec) == 1
-    ):  # else vLLM puts a third process between the engine and its worker, which costs 8 s a start
+    if _num_parallel(spec) == 1:  # else vLLM puts a third process between engine and worker, which costs 8 s a start
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # auto wants a NUMA node for each worker
     os.environ["OMP_NUM_THREADS"] = str(spec.num_threads)
     os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
     if "kv_cache_memory_bytes" in spec.speed:

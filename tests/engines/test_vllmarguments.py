@@ -52,3 +52,13 @@ def test_configured_cache_goes_before_vllms_variable(monkeypatch: pytest.MonkeyP
     vllm._set_environment(spec)
     assert engine_arguments(spec)["kv_cache_memory_bytes"] == 300 * 2**20
     assert "VLLM_CPU_KVCACHE_SPACE" not in vllm.os.environ
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_workers_of_an_engine_are_bound_to_no_numa_nodes_of_which_there_may_be_fewer(
+    num: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr(vllm.os, "environ", environment)
+    vllm._set_environment(_spec(tensor_parallel_size=num))
+    assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
