@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import commit, environment
+from benchmarks.found import Found
 from benchmarks.generate_child import ARMS
 from benchmarks.generate_model import DUMMIES, shape_of
 from benchmarks.generate_plan import Plan, load
-from benchmarks.generate_results import Found, Measure, add, rendered, verdicts
+from benchmarks.generate_results import Measure, add, rendered, verdicts
 from benchmarks.generate_roofline import Device, Load, bound
 from benchmarks.scale_watch import KINDS, Measured, measured, peak_sum_mib
 from semievol_ray import configfile

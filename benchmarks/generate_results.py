@@ -6,9 +6,9 @@ Invariant: a ratio is of two arms of one call of the command; whether a target i
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from benchmarks.found import Found
 from benchmarks.generate_plan import Answers, Plan
 
 AGREE = 3.0
@@ -40,22 +40,6 @@ class Measure:
         """The share of prompt tokens that vLLM took from its prefix cache; None where the arm cannot tell."""
         looked_up, found = self.answers.looked_up, self.answers.found
         return found / looked_up if looked_up and found is not None else None
-
-
-@dataclass
-class Found:
-    """The figures so far, and the targets that they are held against."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def at_least(self, name: str, target: float, value: float) -> None:
-        """A target that a value has to reach."""
-        self.targets[name] = {"target": target, "value": value, "met": value >= target}
-
-    def at_most(self, name: str, target: float, value: float) -> None:
-        """A target that a value may not exceed."""
-        self.targets[name] = {"target": target, "value": value, "met": value <= target}
 
 
 def add(found: Found, workload: str, plan: Plan, measures: Mapping[str, Measure]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks import retrieve_arms as arms
 from benchmarks.environment import commit, environment
+from benchmarks.found import Found
 
 DIMENSIONS, K = 384, 3
 SEARCH_RATIO, EMBED_RATIO, RECALL = 0.9, 0.95, 0.95
@@ -45,15 +46,10 @@ QUICK = Sizes(4, 4_096, 10_000, 128, 3, (10_000, 30_000), 512)
 
 
 @dataclass
-class Found:
-    """The figures so far, and the targets: name -> (target, value, whether it is met)."""
+class Searched(Found):
+    """The figures so far, and how many turns of the search there were."""
 
     turns: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def at_least(self, name: str, target: float, value: float) -> None:
-        self.targets[name] = {"target": target, "value": value, "met": value >= target}
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Times:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is asked for, print the table, write the result file after each part."""
     options = _options(arguments)
-    sizes, found = QUICK if options.quick else FULL, Found()
+    sizes, found = QUICK if options.quick else FULL, Searched()
     load, began = os.getloadavg()[0], time.monotonic()
     for letter, measure in {"s": _search, "e": _embed, "i": _indexes}.items():
         if letter in options.only:
@@ -104,7 +100,7 @@ def ratios(base: Times, other: Times) -> list[float]:
     return [b / o for b, o in zip(base.wall, other.wall, strict=True)]
 
 
-def rendered(found: Found) -> list[str]:
+def rendered(found: Searched) -> list[str]:
     """All figures, then the targets with what was reached."""
     lines = [f"{name:<66} {value:>14,.4g}" for name, value in found.metrics.items()]
     for name, of in found.targets.items():
@@ -112,7 +108,7 @@ def rendered(found: Found) -> list[str]:
     return lines
 
 
-def _search(found: Found, sizes: Sizes, until: float) -> None:
+def _search(found: Searched, sizes: Sizes, until: float) -> None:
     keys_ND = arms.clustered(sizes.keys, 1, DIMENSIONS)
     asked = arms.Asked(keys_ND, sizes.questions_a_turn, K)
     work = {"raw FAISS": asked.raw_faiss, "semievol": asked.product, "numpy": asked.plain_numpy}
@@ -130,7 +126,7 @@ def _search(found: Found, sizes: Sizes, until: float) -> None:
     )
 
 
-def _embed(found: Found, sizes: Sizes, until: float) -> None:
+def _embed(found: Searched, sizes: Sizes, until: float) -> None:
     for name, texts in arms.texts(sizes.texts).items():
         both = arms.Embedders(texts)
         both.plain()  # the first call of each is not timed
@@ -144,7 +140,7 @@ def _embed(found: Found, sizes: Sizes, until: float) -> None:
         found.at_least(f"{name}: semievol over sentence-transformers", EMBED_RATIO, ratio)
 
 
-def _indexes(found: Found, sizes: Sizes, until: float) -> None:
+def _indexes(found: Searched, sizes: Sizes, until: float) -> None:
     asked_QD = arms.clustered(sizes.asked, 2, DIMENSIONS)
     for num in sizes.indexed:
         if time.monotonic() > until:
@@ -155,13 +151,13 @@ def _indexes(found: Found, sizes: Sizes, until: float) -> None:
                 found.at_least(f"recall@{K} of {kind} of {num:,}", RECALL, figures[f"recall@{K}"])
 
 
-def _speeds(found: Found, name: str, times: Mapping[str, Times], done: Mapping[str, int], unit: str) -> None:
+def _speeds(found: Searched, name: str, times: Mapping[str, Times], done: Mapping[str, int], unit: str) -> None:
     for arm, of in times.items():
         found.metrics[f"{name}, {arm}, {unit}"] = done[arm] / sum(of.wall)
         found.metrics[f"{name}, {arm}, {unit} of processor time"] = done[arm] / sum(of.cpu)
 
 
-def _compared(found: Found, name: str, times: Mapping[str, Times], base: str) -> float:
+def _compared(found: Searched, name: str, times: Mapping[str, Times], base: str) -> float:
     """The median ratio over the turns, its quartiles beside it."""
     each = ratios(times[base], times["semievol"])
     low, median, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
@@ -170,7 +166,7 @@ def _compared(found: Found, name: str, times: Mapping[str, Times], base: str) ->
     return median
 
 
-def _result(found: Found, options: argparse.Namespace, load: float) -> dict[str, Any]:
+def _result(found: Searched, options: argparse.Namespace, load: float) -> dict[str, Any]:
     return {
         "bench": "retrieve",
         "command": f"python -m benchmarks.retrieve{' --quick' * options.quick} --only {options.only} "

@@ -11,13 +11,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks import scale_model, scale_restart, scale_round, scale_rows
 from benchmarks.environment import commit, environment
+from benchmarks.found import Found
 from benchmarks.scale_watch import KINDS, Measured, measured
 
 SLOTS = (8, 64, 256)
@@ -28,22 +28,6 @@ NUM_SESSIONS = 2
 """A part is handed to an actor of the base model and to one of M_warm; each is a part of the driver's work."""
 FEWEST_PARTS = 500
 """Below this a session's start, a second or two, is more than its parts."""
-
-
-@dataclass
-class Found:
-    """The figures so far, and the targets that they are held against: name -> (target, value, whether it is met)."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def at_most(self, name: str, target: float, value: float) -> None:
-        """A target that a value may not exceed."""
-        self.targets[name] = {"target": target, "value": value, "met": value <= target}
-
-    def at_least(self, name: str, target: float, value: float) -> None:
-        """A target that a value has to reach."""
-        self.targets[name] = {"target": target, "value": value, "met": value >= target}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

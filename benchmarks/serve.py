@@ -12,11 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import commit, environment
+from benchmarks.found import Found
 from benchmarks.scale_data import pool_rows, write_pool_file
 from benchmarks.serve_load import Load, Request, sent
 from semievol_ray import RunConfig, run
@@ -28,18 +28,6 @@ NUM_REPLICAS, NUM_QUESTIONS = 2, 200
 SERVICE_SECONDS, SEATS = 0.2, 32
 """Of the scripted engine: what a request takes, and how many are meant to be in a replica's hands."""
 BACK_SECONDS = 120.0
-
-
-@dataclass
-class Found:
-    """The figures so far, and the targets that they are held against."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def exactly(self, name: str, target: float, value: float) -> None:
-        """A target that a value has to meet as it is."""
-        self.targets[name] = {"target": target, "value": value, "met": value == target}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

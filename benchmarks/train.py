@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from benchmarks import train_data
 from benchmarks.environment import commit, environment
-from benchmarks.scale import Found, rendered
+from benchmarks.found import Found
+from benchmarks.scale import rendered
 from benchmarks.train_arms import BARE, PACKED, PADDED, TRAINER, arm
 from benchmarks.train_gpu import against_estimator, reckoned_mib
 from benchmarks.train_memory import peaks_mib

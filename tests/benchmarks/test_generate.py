@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.found import Found
 from benchmarks.generate_model import LLAMA_8B, Shape, shape_of, write_adapter
 from benchmarks.generate_order import by_text
 from benchmarks.generate_ours import by_session, up_seconds
 from benchmarks.generate_plan import Answers, Pass, Plan
-from benchmarks.generate_results import Found, Measure, add, apart_by
+from benchmarks.generate_results import Measure, add, apart_by
 from benchmarks.generate_roofline import Device, Load, bound
 from benchmarks.scale_watch import Watched, peak_sum_mib
 from semievol_ray.core.prompts import Demonstration, question_messages
