@@ -26,6 +26,8 @@ RAY_MS, WORKER_MS, SELECT_SECONDS, SELECT_MIB, NOOP_SECONDS = 20.0, 1.0, 60.0, 2
 SELECT_ROWS, NOOP_ROWS = 10_000_000, 1_000_000
 NUM_SESSIONS = 2
 """A part is handed to an actor of the base model and to one of M_warm; each is a part of the driver's work."""
+FEWEST_FURTHER = 100
+"""Fewer parts more than before tell nothing of what a part costs."""
 FEWEST_PARTS = 500
 """Below this a session's start, a second or two, is more than its parts."""
 
@@ -105,7 +107,7 @@ def _rounds(found: Found, folder: Path, options: argparse.Namespace) -> None:
         memory = (runs[after].peak_mib("driver") - runs[before].peak_mib("driver")) * 2**20 / (after - before)
         found.metrics[f"driver bytes a row, {before:,} to {after:,}"] = memory
         more = {n: runs[n].said("ingest")["parts"] * NUM_SESSIONS for n in (before, after)}
-        if more[after] > more[before]:
+        if more[after] - more[before] >= FEWEST_FURTHER:
             ms = 1000 * (_driving(runs[after]) - _driving(runs[before])) / (more[after] - more[before])
             found.metrics[f"driver and Ray CPU ms a further part, {before:,} to {after:,}"] = ms
     for num_rows in sizes[-2:]:
