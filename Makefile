@@ -42,7 +42,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: install  ## one whole round, on a real small model and real text (at most 15 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.demo $(DEMO_ARGS)
 
-test: install  ## the whole CPU test suite, slow tests included (15 minutes on 2 cores)
+test: install  ## the whole CPU test suite, slow tests included (half an hour on 2 cores)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install  ## ruff check, ruff format --check, mypy --strict
