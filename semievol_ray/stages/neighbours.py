@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from semievol_ray import schema
 from semievol_ray.core.identity import normalise
-from semievol_ray.engines.base import Embedder, Index
-from semievol_ray.engines.faiss import build
+from semievol_ray.engines.base import Index
 from semievol_ray.runs import Step
 
 
@@ -54,12 +53,6 @@ def shown_rows(shown: Step) -> Shown:
     whole = pa.concat_tables(tables).combine_chunks()
     ids, questions, sources = (whole.column(name) for name in ("id", "question", "source"))
     return Shown(_one(ids), questions.to_pylist(), _one(sources))
-
-
-def index_shown(shown: Step, embedder: Embedder) -> RetrievalPool:
-    """Embed every row that may be shown, and index it exactly in memory."""
-    rows = shown_rows(shown)
-    return RetrievalPool(rows, build(embedder.embed(rows.questions), "flat"))
 
 
 def nearest(rows: pa.Table, queries_QD: NDArray[np.float32], pool: RetrievalPool, k: int) -> pa.Table:

@@ -13,7 +13,7 @@ from semievol_ray.core.knn import top_k
 from semievol_ray.engines.embed import HASH, open_embedder
 from semievol_ray.runs import Step
 from semievol_ray.stages import shownindex
-from semievol_ray.stages.neighbours import index_shown, nearest
+from semievol_ray.stages.neighbours import nearest
 from semievol_ray.stages.retrieve import EmbedWorker, RetrieveJob, RetrieveWorker, write_shown
 
 WORDS = ["red", "green", "tall", "old", "small", "wet", "dry", "hot", "cold", "tree", "cat", "stone", "soup", "river"]
@@ -38,7 +38,8 @@ def _nearest(rows: Sequence[dict[str, Any]], shown: Step, k: int) -> list[dict[s
     full = [dict.fromkeys(schema.UNLABELED.names) | row for row in _pool_rows(rows)]
     table = pa.Table.from_pylist(full, schema=schema.UNLABELED)
     queries_QD = embedder.embed([row["question"] for row in rows])
-    found: list[dict[str, Any]] = nearest(table, queries_QD, index_shown(shown, embedder), k).to_pylist()
+    pool = shownindex.opened(shown, shown, embedder, "flat")  # of so few rows nothing is written beside the step
+    found: list[dict[str, Any]] = nearest(table, queries_QD, pool, k).to_pylist()
     return found
 
 
