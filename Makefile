@@ -18,7 +18,7 @@ TORCH = $(shell sed -n '/^torch==/p' $(LOCK))
 PIP := $(BIN)/python -m pip
 
 .DEFAULT_GOAL := install
-.PHONY: install venv demo test lint format readme clean clean-venv help
+.PHONY: install venv demo test test-slow lint format readme clean clean-venv help
 
 install venv: $(STAMP)  ## make .venv with everything pinned, for the CPU or CUDA, whichever the machine has
 
@@ -42,8 +42,11 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: install  ## one whole round, on a real small model and real text (at most 15 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.demo $(DEMO_ARGS)
 
-test: install  ## the whole CPU test suite, slow tests included (half an hour on 2 cores)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: install  ## the CPU test suite without its slow tests (under ten minutes on 2 cores)
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: install  ## the slow tests: real models, chaos, several hosts (20 minutes on 2 cores)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: install  ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .
