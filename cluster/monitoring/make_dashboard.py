@@ -17,6 +17,13 @@ OTHERS = frozenset(
      "ray_node_gram_used", "ray_node_disk_usage", "ray_node_disk_free")
 )  # fmt: skip
 """Metrics of Ray itself, of every node."""
+ENGINES = {
+    name: f"{PREFIX}vllm_{name}"
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prompt_tokens_total",
+                 "generation_tokens_total", "prefix_cache_queries_total", "prefix_cache_hits_total",
+                 "num_preemptions_total")
+}  # fmt: skip
+"""Metrics of vLLM, of every engine; they know no run."""
 WINDOW = "$__rate_interval"
 Panel = tuple[str, str, list[tuple[str, str]]]
 
@@ -29,6 +36,16 @@ def named(metric: Metric, suffix: str = "") -> str:
 def rate(metric: Metric, by: str, suffix: str = "") -> str:
     """A counter's units a second."""
     return f"sum by ({by}) (rate({named(metric, suffix)}[{WINDOW}]))"
+
+
+def of_engines(name: str, how: str = "sum") -> str:
+    """A gauge of vLLM's over all engines of a model."""
+    return f"{how} by (model_name) ({ENGINES[name]})"
+
+
+def rate_of_engines(name: str) -> str:
+    """A counter of vLLM's, units a second of all engines of a model."""
+    return f"sum by (model_name) (rate({ENGINES[name]}[{WINDOW}]))"
 
 
 def panels() -> list[Panel]:
@@ -52,6 +69,17 @@ def panels() -> list[Panel]:
         ("Decisions", "short", [(f"max by (run, step, decision) ({named(m.DECISIONS)})", "{{step}} {{decision}}")]),
         ("Parts committed", "short", [(f"sum by (run, step) ({named(m.PARTS)})", "{{run}} {{step}}")]),
         ("Seconds of committed steps", "s", [(f"max by (run, step) ({named(m.STEP_SECONDS)})", "{{run}} {{step}}")]),
+        ("vLLM: requests in the engines", "short",
+         [(of_engines("num_requests_running"), "{{model_name}} running"),
+          (of_engines("num_requests_waiting"), "{{model_name}} waiting")]),
+        ("vLLM: KV cache used", "percentunit", [(of_engines("kv_cache_usage_perc", "avg"), "{{model_name}}")]),
+        ("vLLM: tokens per second", "short",
+         [(rate_of_engines("prompt_tokens_total"), "{{model_name}} prompt"),
+          (rate_of_engines("generation_tokens_total"), "{{model_name}} generated")]),
+        ("vLLM: prompt tokens found in the prefix cache", "percentunit",
+         [(f"{rate_of_engines('prefix_cache_hits_total')} / {rate_of_engines('prefix_cache_queries_total')}",
+           "{{model_name}}")]),
+        ("vLLM: preemptions per second", "short", [(rate_of_engines("num_preemptions_total"), "{{model_name}}")]),
         ("GPUs: use", "percent", [("avg by (instance) (ray_node_gpus_utilization)", "{{instance}}")]),
         ("GPUs: memory in MiB", "short", [("sum by (instance) (ray_node_gram_used)", "{{instance}}")]),
         ("CPUs: use", "percent", [("ray_node_cpu_utilization", "{{instance}}")]),

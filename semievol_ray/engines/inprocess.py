@@ -12,7 +12,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from semievol_ray.engines.prefixes import Add, ignored, stat_logger
+from semievol_ray.engines.enginestats import stat_loggers
+from semievol_ray.engines.prefixes import Add, ignored
 from semievol_ray.errors import EngineDiedError
 
 
@@ -106,7 +107,7 @@ def _engine(arguments: dict[str, Any], on_prefixes: Add) -> Any:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    loggers = [stat_logger(on_prefixes)]
+    loggers = stat_loggers(on_prefixes)
     return LLMEngine.from_engine_args(EngineArgs(**arguments), stat_loggers=loggers, enable_multiprocessing=False)
 
 

@@ -4,7 +4,6 @@ Invariant: one thread adds and one takes; what was taken is not taken again.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 Add = Callable[[int, int], None]
 """Called with tokens that were looked up, and those of them that the cache held."""
@@ -30,22 +29,3 @@ class Prefixes:
         now, before = (self._looked_up, self._found), self._taken
         self._taken = now
         return now[0] - before[0], now[1] - before[1]
-
-
-def stat_logger(add: Add) -> Callable[..., Any]:
-    """What vLLM makes a logger of, whose figures of the prefix cache go to `add` with every step of the engine."""
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class Counting(StatLoggerBase):
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ARG002
-            return None
-
-        def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:  # noqa: ARG002
-            if scheduler_stats is not None:
-                counted = scheduler_stats.prefix_cache_stats
-                add(int(counted.queries), int(counted.hits))
-
-        def log_engine_initialized(self) -> None:
-            return None
-
-    return Counting

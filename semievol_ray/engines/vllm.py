@@ -19,8 +19,9 @@ from semievol_ray.engines.base import (
     ScoreRequest,
     Tokenizer,
 )
+from semievol_ray.engines.enginestats import stat_loggers
 from semievol_ray.engines.inprocess import InProcessEngine
-from semievol_ray.engines.prefixes import Add, ignored, stat_logger
+from semievol_ray.engines.prefixes import Add, ignored
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, num_tokens_of
 from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
@@ -130,7 +131,7 @@ def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None
     if _in_thread(spec):
         arguments = {k: v for k, v in arguments.items() if k != "enable_log_requests"}
         return InProcessEngine(arguments, beat=beat, on_prefixes=on_prefixes)
-    loggers = [stat_logger(on_prefixes)]
+    loggers = stat_loggers(on_prefixes)
     return _beating(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=loggers), beat)
 
 
@@ -153,6 +154,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """The arguments for vLLM's engine: the spec's numerics, our pins, and the user's speed settings."""
     arguments: dict[str, Any] = {
         "model": spec.model_path,
+        "served_model_name": spec.model,
         "dtype": spec.dtype,
         "max_model_len": spec.max_model_len,
         "seed": spec.seed,

@@ -123,11 +123,19 @@ def _do_parts(
 
 
 def streamed(dataset: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a Ray dataset as they come; what a worker raised is raised again, a foreign error as RunStopped."""
+    """The rows of a Ray dataset as they come; what a worker raised is raised again, a foreign error as RunStopped.
+
+    Not iter_rows: that pickles the statistics of all blocks so far every five seconds, more with each part (of the
+    driver's processor time 41% at 2,000 parts).
+    """
+    import ray
+    from ray.data.block import BlockAccessor
     from ray.exceptions import RayError
 
     try:
-        yield from dataset.iter_rows()
+        for bundle in dataset.iter_internal_ref_bundles():
+            for entry in bundle.blocks:
+                yield from BlockAccessor.for_block(ray.get(entry.ref)).iter_rows(public_row_format=True)
     except RayError as error:
         raise raised_by_worker(str(error)) from error
 

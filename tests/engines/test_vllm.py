@@ -1,6 +1,7 @@
 """Real vLLM on a random Llama: adapters and their prefix cache, an engine of two workers, replicas and their draws."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus import scraped
 
 from semievol_ray import schema
 from semievol_ray.core.answers import Labels
@@ -32,6 +34,7 @@ GREEDY = Sampling(0.0, 8)
 PROMPT = tuple(range(10, 110))
 QUESTIONS = [f"a green thing number {i} that grows in the garden" for i in range(4)]
 BLOCK = 32
+DASHBOARD = Path(__file__).parents[2] / "cluster/monitoring/grafana/semievol.json"
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +192,29 @@ def drafts_of_one(spec: EngineSpec) -> list[str]:
 def test_two_replicas_that_are_asked_the_same_draw_from_streams_of_their_own(run: Run, spec: EngineSpec) -> None:
     found = drafts(run, spec, [QUESTIONS, QUESTIONS], Sampling(1.0, 8), Replicas(2, 1, 0, 1))
     assert found[:4] != found[4:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("small_ray")
+def test_dashboard_asks_of_engines_what_their_metrics_in_ray_are_named(spec: EngineSpec) -> None:
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Hosted:  # here, so that it travels by value: a worker cannot import this file
+        def __init__(self) -> None:
+            self._engine = open_generator(spec)
+
+        async def ask(self) -> int:
+            return sum([len((await self._engine.generate(request)).token_ids) > 0 for request in requests])
+
+    requests = [Request(PROMPT, GREEDY) for _ in range(4)]
+    asked = set(re.findall(r"ray_vllm_\w+", DASHBOARD.read_text(encoding="utf-8")))
+    host: Any = Hosted.remote()  # type: ignore[attr-defined]
+    assert ray.get(host.ask.remote()) == 4
+
+    # nothing was preempted, and vLLM shows Ray no counter that still is 0
+    text = scraped([f"{name}{{" for name in asked if "preemptions" not in name] + ['model_name="tiny"'])
+
+    (found,) = (line for line in text.splitlines() if line.startswith("ray_vllm_prefix_cache_queries_total{"))
+    assert float(found.rpartition(" ")[2]) == 4 * len(PROMPT)
