@@ -233,7 +233,11 @@ def read_table(path: str, schema: pa.Schema, columns: Sequence[str] | None = Non
 
     With `columns` only these are decoded and returned, in their order in the file; the others are not looked into.
     """
-    data = read(path)
+    return table_in(path, read(path), schema, columns)
+
+
+def table_in(path: str, data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in the bytes that were read from a path, as `read_table` returns it."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         table = file.read(None if columns is None else list(columns), use_threads=False)  # parts are small

@@ -189,3 +189,36 @@ def test_edited_step_file_is_refused_in_one_sentence(tmp_path: Path, text: str, 
             _begin(run)
         with pytest.raises(StorageError, match=told):
             read_steps(str(tmp_path))
+
+
+def test_parts_read_ahead_come_in_their_order_and_a_few_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tuple(f"part-{i:05d}" for i in range(30))
+    asked, read = list[str](), storage.read
+    with Run.open(str(tmp_path), {}) as run:
+        step = _begin(run, parts=parts)
+        for part in parts:
+            step.commit_part(part, _rows(1, part))
+
+        def slower_at_first(path: str) -> bytes:
+            asked.append(path)
+            time.sleep(0.01 if path.endswith("0.parquet") else 0)
+            return read(path)
+
+        monkeypatch.setattr(storage, "read", slower_at_first)
+        tables = step.read_parts(GOLD, ["answer"])
+        assert next(tables).column("answer").to_pylist() == [parts[0]]
+        assert 1 < len(asked) <= 4
+        assert [table.column("answer")[0].as_py() for table in tables] == list(parts[1:])
+
+
+def test_part_missing_among_those_read_ahead_is_named_in_its_turn(tmp_path: Path) -> None:
+    with Run.open(str(tmp_path), {}) as run:
+        step = _begin(run)
+        for part in PARTS[:2]:
+            step.commit_part(part, _rows(1))
+        tables = step.read_parts(GOLD)
+        assert [next(tables).num_rows, next(tables).num_rows] == [1, 1]
+        with pytest.raises(StorageError, match=rf"{PARTS[2]}\.parquet is gone"):
+            next(tables)

@@ -4,12 +4,9 @@ Invariant: what a step is given here is exactly what its output depends on.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import pyarrow.compute as pc
 
 from semievol_ray import storage
 from semievol_ray.drift import refusal
@@ -17,10 +14,10 @@ from semievol_ray.engines.base import Sampling
 from semievol_ray.methodconfig import CollaboratorConfig, EndpointConfig
 from semievol_ray.runs import Step, read_steps
 from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.counting import counted
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.evaluate import accuracy_metrics
 from semievol_ray.stages.groups import Wanted, engine_groups, packed, run_group
-from semievol_ray.stages.jobs import COLUMNS, Job
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.packing import packing_lines
 from semievol_ray.stages.predict import PredictJob
@@ -195,35 +192,18 @@ def _commit(context: Context, item: Wanted) -> None:
     if committed := step.committed():
         _check_sources(context, step, committed["metrics"].get("sources", {}), sources)
         return
-    counted, first_error = _counted(context, job)
-    check_errors(context, step.name, counted["num_errors"], counted["num_rows"], first_error)
+    with context.progress.slow(f"count {step.name}", len(step.parts)) as bar:
+        found = counted(job, lambda: context.resources, bar.advance)
+    sums = found.sums
+    check_errors(context, step.name, sums["num_errors"], sums["num_rows"], found.first_error)
     names = ("num_errors", "num_unreadable", "num_tokens", "num_prompt_tokens")
-    metrics: dict[str, Any] = {name: counted[name] for name in names}
+    metrics: dict[str, Any] = {name: sums[name] for name in names}
     metrics |= {"sources": sources} if sources else {}
-    metrics |= {"cost": _cost(item.endpoint, counted)} if item.endpoint else {}
+    metrics |= {"cost": _cost(item.endpoint, sums)} if item.endpoint else {}
     metrics |= accuracy_metrics(step, context.task) if isinstance(job, PredictJob) else {}
-    context.run.commit(step, metrics)
+    context.run.commit(step, metrics, measure=lambda _: found.facts)
     if isinstance(job, PredictJob):
         _track(context, step.name, metrics["accuracy"])
-
-
-def _counted(context: Context, job: Job) -> tuple[Counter[str], str | None]:
-    """Rows, errors, unreadable answers and tokens of a step's parts, and the first error."""
-    answer = "label" if isinstance(job, JustifyJob) else "answer"
-    tokens, first_error = ("num_tokens", "num_prompt_tokens"), None
-    counted = Counter[str]()
-    with context.progress.slow(f"count {job.step.name}", len(job.step.parts)) as bar:
-        for part in job.step.parts:
-            table = job.step.read_part(part, COLUMNS[type(job)], ["error", answer, *tokens])
-            errors = table.column("error").drop_null()
-            first_error = first_error or (str(errors[0]) if len(errors) else None)
-            counted["num_rows"] += table.num_rows
-            counted["num_errors"] += len(errors)
-            counted["num_unreadable"] += table.column(answer).null_count - len(errors)
-            for name in tokens:
-                counted[name] += pc.sum(table.column(name)).as_py() or 0
-            bar.advance()
-    return counted, first_error
 
 
 def _track(context: Context, step: str, accuracy: float) -> None:

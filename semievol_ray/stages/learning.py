@@ -18,6 +18,7 @@ from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context, require_device
+from semievol_ray.stages.counting import commit
 from semievol_ray.stages.pacelines import forecast, paced
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
@@ -38,7 +39,7 @@ def examples_of(context: Context, folder: str, learned: Learned) -> Step:
         assert context.resources
         with context.progress.slow(f"{folder}/examples", len(step.missing_parts())) as bar:
             write_examples(step, learned, weight, bar.advance)
-        context.run.commit(step, {})
+        commit(context, step, {})
     return step
 
 
