@@ -104,7 +104,7 @@ def names(folder: str) -> list[str]:
 def find(folder: str, name: str) -> list[str]:
     """Folders at or below `folder`, relative, that hold a file `name`; not looked below a find."""
     found = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, onerror=_unless_gone):
         if name in files:
             found.append(Path(here).relative_to(folder).as_posix())
             folders.clear()
@@ -114,7 +114,7 @@ def find(folder: str, name: str) -> list[str]:
 def sizes(folder: str) -> dict[str, int]:
     """Path below `folder` -> bytes, of every finished file."""
     found = {}
-    for here, _, files in os.walk(folder):
+    for here, _, files in os.walk(folder, onerror=_unless_gone):
         under = os.path.relpath(here, folder)
         for name in files:
             if not name.endswith(TEMPORARY):
@@ -201,6 +201,12 @@ def _temporary(target: Path, data: bytes) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be listed must not pass for an empty one; one that is missing is empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync_folder(folder: Path) -> None:
