@@ -31,6 +31,7 @@ class Run:
 
     def __init__(self, root: str, lease: Lease, share: str | None = None) -> None:
         self.root, self.fence, self.attempt = root, lease.fence, lease.fence
+        self.claim = lease.claim
         self._lease, self._share = lease, share
         self._began: dict[str, float] = {}
         self._events = EventLog(root, lease.fence)
@@ -137,7 +138,7 @@ class Run:
         assert not {"", ".."} & set(name.split("/")), name
         assert len(set(parts)) == len(parts), "a part occurs twice"
         self._lease.check()
-        step = Step(self.path(name), name, tuple(parts), self.fence)
+        step = Step(self.path(name), name, tuple(parts), self.fence, token=self.claim.token)
         same = {"settings": dict(settings), "inputs": dict(inputs), "parts": list(parts)}
         whence = {"name": name, "package_version": __version__, "started": now(), "fence": self.fence}
         record = encode({**whence, **same, "numerics": dict(numerics or {})})

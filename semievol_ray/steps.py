@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from semievol_ray import cleaned, storage
 from semievol_ray.errors import RunInUseError, StorageError, UserError
-from semievol_ray.lease import is_superseded, superseded
+from semievol_ray.lease import Claim
 from semievol_ray.listing import PART_SUFFIX, PartFacts, facts_in, num_readers, read_listing
 from semievol_ray.records import Fields, json_lines, now, read_record, require_fields
 
@@ -30,6 +30,7 @@ class Step:
     path: absolute folder. name: the folder relative to the run directory. parts: names in input order.
     fence: the driver's; a worker whose driver was taken over commits nothing. None: not checked.
     begun: `started` of the step.json that the parts belong to; another one means that the folder was made anew.
+    token: of the driver's lease; a run directory that was deleted and made anew counts its fences from 1 again.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Step:
     parts: tuple[str, ...]
     fence: int | None = None
     begun: str | None = None
+    token: str = ""
 
     @property
     def root(self) -> str:
@@ -158,8 +160,8 @@ class Step:
         return dict(self.record()["numerics"])
 
     def _require_fence(self) -> None:
-        if self.fence is not None and is_superseded(self.root, self.fence):
-            raise superseded(self.root, self.fence)
+        if self.fence is not None:
+            Claim(self.root, self.fence, self.token).check()
 
     def _stands(self) -> bool:
         """Whether the folder is still the one in which this step was begun."""

@@ -114,6 +114,20 @@ def test_worker_that_stood_still_before_its_create_adds_to_the_step_it_was_given
         assert step.has_part(PARTS[0])  # of the same settings and inputs: whose it is makes no difference
 
 
+def test_worker_of_a_run_that_was_deleted_and_made_anew_adds_nothing(tmp_path: Path) -> None:
+    root = str(tmp_path / "run")
+    with Run.open(root, {}) as old:
+        step = _begin(old)
+        shutil.rmtree(root)
+        with Run.open(root, {}) as new:
+            assert new.fence == old.fence
+            again = _begin(new)
+            with pytest.raises(RunInUseError, match="taken over"):
+                step.commit_part(PARTS[0], _rows(1))
+            assert again.missing_parts() == PARTS
+            assert again.commit_part(PARTS[0], _rows(1))
+
+
 @pytest.mark.parametrize("is_begun_anew", [True, False])
 def test_worker_that_stood_still_adds_nothing_to_a_folder_that_was_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_begun_anew: bool
