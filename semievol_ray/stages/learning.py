@@ -14,6 +14,7 @@ from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.engines.fit import reckoned
 from semievol_ray.errors import AdapterError, ConfigError
+from semievol_ray.listing import step_digest
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
 from semievol_ray.runs import Step
@@ -107,6 +108,17 @@ def adapter_of(step: Step, run_name: str) -> Adapter:
     return Adapter(f"{step.path}/adapter", digest, f"{run_name}-{where}-{digest[:8]}")
 
 
+def refuse_changed(adapter: Adapter) -> None:
+    """AdapterError when an adapter is not what its step committed; a whole model is left to `semievol verify`."""
+    if is_whole_model(adapter.path):
+        return
+    if step_digest({}, {"adapter": adapter_digest(adapter.path)}) != adapter.digest:
+        raise AdapterError(
+            f"{adapter.path} is not the adapter that its step committed. `semievol verify RUN --repair` lets a run "
+            "make it again."
+        )
+
+
 def _spec(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> FinetuneSpec:
@@ -129,6 +141,7 @@ def _spec(
         origin=step.record()["inputs"],
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
         deadline=context.deadline,
+        claim=context.run.claim,
     )
 
 
