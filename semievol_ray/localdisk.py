@@ -83,6 +83,20 @@ def read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
+def read_from(path: str, offset: int) -> tuple[int, bytes]:
+    """The size of a file and its bytes from an offset on, or so many of its last where that is below 0.
+
+    A missing file is an empty one.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(min(offset, size) if offset >= 0 else max(0, size + offset))
+            return size, file.read()
+    except FileNotFoundError:
+        return 0, b""
+
+
 def opened(path: str) -> io.BufferedReader:
     """A file open for reading."""
     return Path(path).open("rb")

@@ -184,6 +184,11 @@ def lines(path: str) -> list[str]:
     return [line for line in data.decode(errors="replace").split("\n") if line]
 
 
+def read_from(path: str, offset: int) -> tuple[int, bytes]:
+    """The size of a file on disk and its bytes from an offset on, or its last -offset bytes; of a missing one none."""
+    return attempt(path, "read", lambda: localdisk.read_from(path, offset))
+
+
 def read_all(paths: Sequence[str]) -> list[bytes]:
     """The bytes of several files, read side by side, in order."""
     if not paths:
