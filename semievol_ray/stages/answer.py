@@ -11,6 +11,7 @@ from typing import Any
 from semievol_ray import storage
 from semievol_ray.drift import refusal
 from semievol_ray.engines.base import Sampling
+from semievol_ray.listing import PART_SUFFIX
 from semievol_ray.methodconfig import CollaboratorConfig, EndpointConfig
 from semievol_ray.runs import Step, read_steps
 from semievol_ray.stages.context import Adapter, Context
@@ -22,6 +23,7 @@ from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.packing import packing_lines
 from semievol_ray.stages.predict import PredictJob
 from semievol_ray.stages.watching import check_errors
+from semievol_ray.steps import STEP_FILE, read_step_record
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
     inputs |= {"adapter": warm.digest} if warm else {}
     inputs |= {f"drafts/{d.name.rsplit('/', 1)[1]}": _fingerprint(d) for d in drafts}
     inputs |= {"embedder": context.model(method.embedder).digest} if context.task.needs_vectors else {}
+    _refuse_older(context, f"{fold.folder}/justify", drafts)
     step = context.step(
         f"{fold.folder}/justify",
         settings=settings,
@@ -163,6 +166,32 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
     name = warm.name if warm else None
     job = JustifyJob(step, fold.pool, drafts, sampling, name, method.confidence, method.justify.when, embedder)
     return Wanted(job, context.model().name, warm)
+
+
+def _refuse_older(context: Context, name: str, drafts: Sequence[Step]) -> None:
+    """Justifications that are not committed yet, of drafts that were since begun anew, would mix two samples.
+
+    Where parts are stored that is DriftError; where none is the step is begun anew too. A committed step knows its
+    drafts by their content: see `_check_sources`.
+    """
+    path = context.run.path(name)
+    if not storage.exists(f"{path}/{STEP_FILE}"):
+        return
+    record = read_step_record(path)
+    later = {draft.name: of["started"] for draft in drafts if _begun(of := draft.record()) > _begun(record)}
+    if not later or record.get("committed"):
+        return
+    if storage.names(path, PART_SUFFIX):
+        made = record["started"]
+        changed = [f"{draft}: begun anew at {since}, answered from at {made}" for draft, since in later.items()]
+        raise refusal(context.run.root, name, changed, [])
+    context.run.claim.check()
+    storage.remove_folder(path)
+
+
+def _begun(record: Mapping[str, Any]) -> tuple[int, str]:
+    """When a step began: by which driver, whatever clocks its machines had, and when by its clock."""
+    return int(record.get("fence") or 0), str(record["started"])
 
 
 def _predict(context: Context, name: str, test: Step, adapter: Adapter | None) -> Wanted:
