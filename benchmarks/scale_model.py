@@ -15,7 +15,8 @@ ASSUMPTIONS = (
     f"{ROWS:,} rows in parts of {PART_ROWS}, four drafts and a justification a row, one round, part_rows auto",
     f"{TOKENS_A_REQUEST} tokens answered a request, {TOKENS_A_SECOND_AND_GPU:,} tokens a second and GPU (8B)",
     "files, bytes, driver time and driver memory grow with parts and rows as measured between the two largest runs",
-    "on an object store a file is an object; a part is created once, read by the next step, and its attempt noted",
+    "on an object store a file is an object; a part is created once, read once at its step's commit and "
+    "once by the next step, and its attempt noted",
 )
 
 
@@ -36,7 +37,7 @@ def needed(found: Constants) -> dict[str, float]:
     """The figures at ROWS and GPUS, by name with its unit."""
     parts = -(-ROWS // PART_ROWS)
     seconds = ROWS * REQUESTS_A_ROW * TOKENS_A_REQUEST / TOKENS_A_SECOND_AND_GPU / GPUS
-    requests = parts * found.files_a_part * 3  # looked for, created, read once
+    requests = parts * found.files_a_part * 4  # looked for, created, read at the commit and by the next step
     return {
         "parts": parts,
         "files or objects": parts * found.files_a_part,

@@ -19,7 +19,6 @@ from semievol_ray.config import RunConfig
 from semievol_ray.configfile import parse
 from semievol_ray.errors import StorageError
 from semievol_ray.inventory import StepFiles, take_inventory
-from semievol_ray.lease import is_superseded, superseded
 from semievol_ray.listing import NUM_READERS, PART_SUFFIX, PartFacts
 from semievol_ray.records import encode, now
 from semievol_ray.runs import Run, read_manifest
@@ -158,8 +157,7 @@ def _clean_step(run: Run, removal: Removal) -> int:
     before = storage.sizes(step.path)
     for first in range(0, len(removal.parts), BATCH):
         parts = removal.parts[first : first + BATCH]
-        if is_superseded(run.root, run.fence):
-            raise superseded(run.root, run.fence)
+        run.claim.check()
         if removal.what == PARTS:
             _remove_parts(step, parts)
         else:

@@ -8,13 +8,17 @@ import json
 import logging
 import threading
 import time
+from typing import Any
 
 from semievol_ray import storage
 from semievol_ray.errors import StorageError
-from semievol_ray.records import now
+from semievol_ray.records import now, parsed
 
 SHORTEST_SECONDS, LONGEST_SECONDS, SHARE_OF_TIME = 2.0, 30.0, 0.01
 """Waits grow with the age of a log, so that a day makes some three thousand objects and a minute thirty."""
+
+TAIL_BYTES = 1 << 16
+"""Of a file's end, in which its last line is sought; a line of the loss curve has some 300."""
 
 OFTEN = frozenset({"part_committed"})
 """Events that may wait; any other is stored soon after it happened."""
@@ -100,19 +104,39 @@ class EventLog:
 
 
 class LineReader:
-    """What comes new into a file of lines that others append to; of an object store each object is read once."""
+    """What comes new into a file of lines that others append to; each byte, or object of a store, is read once."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._num_lines, self._seen = 0, set[str]()
+        self._offset, self._seen = 0, set[str]()
 
     def new(self) -> list[str]:
-        """The lines that came since the last call, in order."""
+        """The whole lines that came since the last call, in order; all of them where the file was begun anew."""
         if not storage.is_remote(self._path):
-            found = storage.lines(self._path)
-            fresh, self._num_lines = found[self._num_lines :], len(found)
-            return fresh
+            size, data = storage.read_from(self._path, self._offset)
+            if size < self._offset:
+                self._offset = 0
+                size, data = storage.read_from(self._path, 0)
+            whole = data[: data.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            return _split(whole)
         there = [name for name in storage.names(f"{self._path}.d") if name not in self._seen]
         self._seen.update(there)
         data = b"".join(storage.read_all([f"{self._path}.d/{name}" for name in there]))
-        return [line for line in data.decode(errors="replace").split("\n") if line]
+        return _split(data)
+
+
+def last_line(path: str) -> dict[str, Any] | None:
+    """The last line of a file of JSON lines that others append to, from its end alone; None before the first."""
+    if storage.is_remote(path):
+        for name in reversed(storage.names(f"{path}.d")):
+            if found := parsed(_split(storage.read(f"{path}.d/{name}"))):
+                return found[-1]
+        return None
+    _, data = storage.read_from(path, -TAIL_BYTES)
+    found = parsed(_split(data[: data.rfind(b"\n") + 1]))
+    return found[-1] if found else None
+
+
+def _split(data: bytes) -> list[str]:
+    return [line for line in data.decode(errors="replace").split("\n") if line]

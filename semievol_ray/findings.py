@@ -31,6 +31,7 @@ class Fault(StrEnum):
     UNLISTED = "unlisted"
     UNKNOWN = "unknown"
     FOREIGN = "foreign"
+    BUILT = "built on what goes"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Finding:
 
     can_remake: it is a part that a run makes again by itself once it is out of the way. UNLISTED: parts.json does not
     say what the parts, which are as committed, hold. UNKNOWN: what was changed is no part, or cannot be told.
-    FOREIGN: a file that belongs to nothing; no step reads it.
+    FOREIGN: a file that belongs to nothing; no step reads it. BUILT: a whole part, made from one that is made again,
+    and nothing would tell yet if that one came out otherwise.
     """
 
     step: str

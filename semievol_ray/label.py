@@ -4,6 +4,7 @@ Invariant: rows are answered as parts of a step under the digest of their file, 
 stopped the command; OUT is written when all are answered, and holds every row of the file in its order.
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -82,8 +83,7 @@ def render(done: Labelled) -> str:
 def _written(out: str, number: int, rows: Step, answered: Step, certificate: Certificate) -> Labelled:
     num_rows = num_labels = num_passed = 0
     with labelfile.written(out) as add:
-        for part in rows.parts:
-            table = labels_of(rows, answered, part, certificate)
+        for table in labels_of(rows, answered, certificate):
             num_rows += table.num_rows
             num_labels += table.num_rows - table.column("label").null_count
             num_passed += table.column("passes").to_pylist().count(True)
@@ -92,10 +92,14 @@ def _written(out: str, number: int, rows: Step, answered: Step, certificate: Cer
     return Labelled(out, number, num_rows, num_labels, passed, certificate)
 
 
-def labels_of(rows: Step, answered: Step, part: str, certificate: Certificate) -> pa.Table:
-    """LABELS of one part."""
-    asked = rows.read_part(part, schema.UNLABELED, ["id", "question"])
-    table = answered.read_part(part, schema.JUSTIFIED, ["label", "confidence", "error"])
+def labels_of(rows: Step, answered: Step, certificate: Certificate) -> Iterator[pa.Table]:
+    """LABELS, part by part in order."""
+    tables = answered.read_parts(schema.JUSTIFIED, ["label", "confidence", "error"])
+    for asked, table in zip(rows.read_parts(schema.UNLABELED, ["id", "question"]), tables, strict=True):
+        yield _labels(asked, table, certificate)
+
+
+def _labels(asked: pa.Table, table: pa.Table, certificate: Certificate) -> pa.Table:
     found = [verdict(certificate, row["label"], row["confidence"], row["error"]) for row in table.to_pylist()]
     columns = [
         *asked.columns,

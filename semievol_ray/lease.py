@@ -27,6 +27,7 @@ class Holder:
     """One driver's claim on a run; `pid_started` is in clock ticks since boot, empty where there is no /proc.
 
     `token` differs for any two claims, so that a lost answer to a create never makes two drivers believe it was theirs.
+    `boot_id` and `pid_namespace` say in which machine and container `pid` counts, empty where that cannot be known.
     """
 
     fence: int
@@ -36,6 +37,26 @@ class Holder:
     counter: int = 0
     released: bool = False
     token: str = ""
+    boot_id: str = ""
+    pid_namespace: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a driver's workers are given to see whether the run is still its own."""
+
+    root: str
+    fence: int
+    token: str = ""
+
+    def is_lost(self) -> bool:
+        """Whether another driver has the run by now: nothing more may be stored."""
+        return is_superseded(self.root, self.fence, self.token)
+
+    def check(self) -> None:
+        """RunInUseError when another driver has the run by now."""
+        if self.is_lost():
+            raise superseded(self.root, self.fence)
 
 
 def newest_holder(root: str) -> Holder | None:
@@ -44,14 +65,22 @@ def newest_holder(root: str) -> Holder | None:
     return _read(f"{root}/lease/{found[-1]}") if found else None
 
 
-def is_superseded(root: str, fence: int) -> bool:
-    """Whether another driver took the run over after the one with this fence: it must store nothing any more."""
-    return storage.exists(_path(root, fence + 1))
+def is_superseded(root: str, fence: int, token: str = "") -> bool:
+    """Whether another driver has the run after the one with this fence and token: it must store nothing any more.
+
+    Without a token it is not seen that the folder was deleted and made anew, where numbers begin at 1 again.
+    """
+    return storage.exists(_path(root, fence + 1)) or bool(token and _token_at(_path(root, fence)) != token)
 
 
 def is_running(holder: Holder) -> bool | None:
-    """Whether the process behind a lease lives; None when that cannot be known from here (another host)."""
+    """Whether the process behind a lease lives; None when that cannot be known from here.
+
+    That is so on another host, and in another container of this one: there the same number is another process.
+    """
     if holder.host != socket.gethostname() or not holder.pid_started:
+        return None
+    if (holder.boot_id, holder.pid_namespace) != (_boot_id(), _pid_namespace()):
         return None
     return _pid_started(holder.pid) == holder.pid_started
 
@@ -67,7 +96,7 @@ class Lease:
     """The right to drive one run directory, renewed by a thread of its own until `close`."""
 
     def __init__(self, root: str, holder: Holder, renew_seconds: float) -> None:
-        self.fence = holder.fence
+        self.fence, self.claim = holder.fence, Claim(root, holder.fence, holder.token)
         self._root, self._holder, self._renew_seconds = root, holder, renew_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="semievol-lease", daemon=True)
@@ -86,31 +115,40 @@ class Lease:
         if previous is not None and not previous.released:
             _require_stale(root, previous, patience_seconds)
         fence = previous.fence + 1 if previous else 1
-        mine = Holder(fence, socket.gethostname(), os.getpid(), _pid_started(os.getpid()), token=uuid.uuid4().hex)
+        mine = Holder(
+            fence,
+            socket.gethostname(),
+            os.getpid(),
+            _pid_started(os.getpid()),
+            token=uuid.uuid4().hex,
+            boot_id=_boot_id(),
+            pid_namespace=_pid_namespace(),
+        )
         if not storage.create(_path(root, mine.fence), _encode(mine)):
             raise _in_use(root, _read(_path(root, mine.fence)))
         return cls(root, mine, renew_seconds)
 
     def check(self) -> None:
         """RunInUseError when another driver has taken over since; called before anything is committed."""
-        if is_superseded(self._root, self.fence):
-            raise superseded(self._root, self.fence)
+        self.claim.check()
 
     def close(self) -> None:
-        """Stop renewing and mark the lease as released; its number stays used."""
+        """Stop renewing and mark the lease as released, if it still is ours; its number stays used."""
         if self._stop.is_set():
             return
         self._stop.set()
         self._thread.join()
         try:
-            storage.write(_path(self._root, self.fence), _encode(replace(self._holder, released=True)))
+            if _token_at(_path(self._root, self.fence)) == self._holder.token:
+                storage.write(_path(self._root, self.fence), _encode(replace(self._holder, released=True)))
         except StorageError as error:  # must not hide why the run ends; the next driver sees that we are dead
             _log.warning("the lease of %s was not released: %s", self._root, error)
 
     def _renew(self) -> None:
         while not self._stop.wait(self._renew_seconds):
             try:
-                if is_superseded(self._root, self.fence):
+                if self.claim.is_lost():
+                    _log.warning("%s", superseded(self._root, self.fence))
                     return
                 self._holder = replace(self._holder, counter=self._holder.counter + 1)
                 storage.write(_path(self._root, self.fence), _encode(self._holder))
@@ -121,7 +159,7 @@ class Lease:
 def superseded(root: str, fence: int) -> RunInUseError:
     """The error of a driver (or its worker) that was taken over."""
     return RunInUseError(
-        f"{root} was taken over by another driver while this one (number {fence}) stood still; "
+        f"{root} was taken over by another driver, or deleted, while this one (number {fence}) had it; "
         "nothing more is stored from here. Follow the other one, or stop it and run this command again."
     )
 
@@ -168,12 +206,38 @@ def _pid_started(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
+def _boot_id() -> str:
+    """Which start of which machine this is; empty where there is no /proc."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    """Where process numbers like ours count: containers of one host have their own; empty where there is no /proc."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
 def _path(root: str, fence: int) -> str:
     return f"{root}/lease/{fence:06d}.json"
 
 
 def _encode(holder: Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
+
+
+def _token_at(path: str) -> str | None:
+    """The token of the claim that lies there; None where none does."""
+    try:
+        return _read(path).token
+    except StorageError:
+        if storage.exists(path):
+            raise
+        return None
 
 
 def _read(path: str) -> Holder:

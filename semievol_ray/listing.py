@@ -17,8 +17,9 @@ from semievol_ray.records import encode, read_json
 
 LISTING_FILE = "parts.json"
 PART_SUFFIX = ".parquet"
-NUM_READERS = 4
-"""Parts in memory at once while a step is hashed; reading and hashing leave Python's lock."""
+NUM_READERS, NUM_REMOTE_READERS = 4, 16
+"""Parts in memory at once while a step is hashed; reading and hashing leave Python's lock, an object store is waited
+for."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,23 @@ def write_listing(folder: str, facts: Mapping[str, PartFacts]) -> None:
 
 def measured(folder: str, parts: Sequence[str]) -> dict[str, PartFacts]:
     """The facts of these parts, read now by a few threads. StorageError for the first that is damaged."""
-    with ThreadPoolExecutor(NUM_READERS) as readers:
+    with ThreadPoolExecutor(num_readers(folder)) as readers:
         found = readers.map(lambda part: part_facts(f"{folder}/{part}{PART_SUFFIX}"), parts)
         return dict(zip(parts, found, strict=True))
 
 
+def num_readers(folder: str) -> int:
+    """How many parts of a folder are read side by side."""
+    return NUM_REMOTE_READERS if storage.is_remote(folder) else NUM_READERS
+
+
 def part_facts(path: str) -> PartFacts:
     """The facts of one part. StorageError when it is missing or no table."""
-    data = storage.read(path)
+    return facts_in(path, storage.read(path))
+
+
+def facts_in(path: str, data: bytes) -> PartFacts:
+    """The facts of a part whose bytes were read from a path. StorageError when they are no table."""
     try:
         num_rows = int(pq.read_metadata(pa.BufferReader(data)).num_rows)
     except (pa.ArrowException, OSError) as error:

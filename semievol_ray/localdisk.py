@@ -83,6 +83,20 @@ def read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
+def read_from(path: str, offset: int) -> tuple[int, bytes]:
+    """The size of a file and its bytes from an offset on, or so many of its last where that is below 0.
+
+    A missing file is an empty one.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(min(offset, size) if offset >= 0 else max(0, size + offset))
+            return size, file.read()
+    except FileNotFoundError:
+        return 0, b""
+
+
 def opened(path: str) -> io.BufferedReader:
     """A file open for reading."""
     return Path(path).open("rb")
@@ -104,7 +118,7 @@ def names(folder: str) -> list[str]:
 def find(folder: str, name: str) -> list[str]:
     """Folders at or below `folder`, relative, that hold a file `name`; not looked below a find."""
     found = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, onerror=_unless_gone):
         if name in files:
             found.append(Path(here).relative_to(folder).as_posix())
             folders.clear()
@@ -114,7 +128,7 @@ def find(folder: str, name: str) -> list[str]:
 def sizes(folder: str) -> dict[str, int]:
     """Path below `folder` -> bytes, of every finished file."""
     found = {}
-    for here, _, files in os.walk(folder):
+    for here, _, files in os.walk(folder, onerror=_unless_gone):
         under = os.path.relpath(here, folder)
         for name in files:
             if not name.endswith(TEMPORARY):
@@ -201,6 +215,12 @@ def _temporary(target: Path, data: bytes) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be listed must not pass for an empty one; one that is missing is empty."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -37,7 +37,8 @@ class Plan:
 
 def plan_of(found: Verified) -> Plan:
     """What a repair would do about these findings."""
-    again = tuple(finding for finding in found.damage if finding.can_remake)
+    damaged = tuple(finding for finding in found.damage if finding.can_remake)
+    again = (*_justified(found.root, damaged), *damaged)  # first what is found only as long as the rest is there
     listings = tuple(finding for finding in found.damage if finding.fault is Fault.UNLISTED)
     left = tuple(finding for finding in found.damage if finding not in (*again, *listings))
     return Plan(again, listings, left)
@@ -61,6 +62,26 @@ def repair(root: str, is_agreed: Callable[[Verified, Plan], bool], progress: Pro
             lease.check()
             _take_out(root, name, [finding for finding in plan.parts if finding.step == name], lease.fence)
         return plan
+
+
+def _justified(root: str, damaged: Sequence[Finding]) -> Iterator[Finding]:
+    """The justifications of drafts that are made again, where no commit knows yet which drafts they are of."""
+    told = {(finding.step, finding.file) for finding in damaged}
+    for finding in damaged:
+        fold, drafts, _ = finding.step.rpartition("/drafts/")
+        step = Step(f"{root}/{fold}/justify", f"{fold}/justify", ())
+        place = (step.name, finding.file)
+        if not drafts or place in told or not storage.exists(f"{step.path}/{finding.file}") or _is_committed(step):
+            continue
+        told.add(place)
+        yield Finding(*place, Fault.BUILT, f"made from {finding.step}/{finding.file}", can_remake=True)
+
+
+def _is_committed(step: Step) -> bool:
+    """Whether a step is committed; one whose step.json is damaged is a person's to mend."""
+    with suppress(StorageError):
+        return step.committed() is not None
+    return True
 
 
 def built_later(root: str, plan: Plan) -> list[str]:

@@ -19,7 +19,7 @@ from semievol_ray import __version__, drift, folders, sharing, storage
 from semievol_ray.errors import RunInUseError, RunStopped, SemievolError, StorageError, UserError
 from semievol_ray.events import EventLog
 from semievol_ray.lease import PATIENCE_SECONDS, RENEW_SECONDS, Lease
-from semievol_ray.listing import PART_SUFFIX, measured, step_digest, write_listing
+from semievol_ray.listing import PART_SUFFIX, PartFacts, measured, step_digest, write_listing
 from semievol_ray.records import encode, json_lines, now, read_json, read_record
 from semievol_ray.steps import STEP_FILE, Step, read_steps
 
@@ -31,6 +31,7 @@ class Run:
 
     def __init__(self, root: str, lease: Lease, share: str | None = None) -> None:
         self.root, self.fence, self.attempt = root, lease.fence, lease.fence
+        self.claim = lease.claim
         self._lease, self._share = lease, share
         self._began: dict[str, float] = {}
         self._events = EventLog(root, lease.fence)
@@ -137,7 +138,7 @@ class Run:
         assert not {"", ".."} & set(name.split("/")), name
         assert len(set(parts)) == len(parts), "a part occurs twice"
         self._lease.check()
-        step = Step(self.path(name), name, tuple(parts), self.fence)
+        step = Step(self.path(name), name, tuple(parts), self.fence, token=self.claim.token)
         same = {"settings": dict(settings), "inputs": dict(inputs), "parts": list(parts)}
         whence = {"name": name, "package_version": __version__, "started": now(), "fence": self.fence}
         record = encode({**whence, **same, "numerics": dict(numerics or {})})
@@ -154,11 +155,18 @@ class Run:
             self._open[name] = found
         return replace(step, begun=found["started"])
 
-    def commit(self, step: Step, metrics: Mapping[str, object], outputs: Mapping[str, str] | None = None) -> None:
+    def commit(
+        self,
+        step: Step,
+        metrics: Mapping[str, object],
+        outputs: Mapping[str, str] | None = None,
+        measure: Callable[[Step], Mapping[str, PartFacts]] | None = None,
+    ) -> None:
         """Declare a step done; a step that is committed already stays as it is.
 
-        outputs: name -> digest of what the step made besides parts (an adapter); part of the step's digest. `seconds`
-        run from this attempt's `step` call. Errors: RunStopped when a part is missing, RunInUseError when taken over.
+        outputs: name -> digest of what the step made besides parts (an adapter); part of the step's digest. measure:
+        gives the facts of the parts as they lie there; without it they are read here. `seconds` run from this attempt's
+        `step` call. Errors: RunStopped when a part is missing, RunInUseError when taken over.
         """
         now_is = step.record()
         record = self._open.get(step.name, now_is)  # what a driver that was taken over wrote since does not count
@@ -170,7 +178,8 @@ class Run:
                 f"step {step.name} cannot end: {len(missing)} of {len(step.parts)} parts are missing in {step.path} "
                 f"({some}). Run the same command again; it does the missing parts only."
             )
-        facts = measured(step.path, step.parts)
+        facts = measure(step) if measure else measured(step.path, step.parts)
+        assert list(facts) == list(step.parts), "facts of other parts"
         digest, num_rows = step_digest(facts, outputs or {}), sum(of.num_rows for of in facts.values())
         seconds = time.monotonic() - self._began.get(step.name, time.monotonic())
         committed = {"time": now(), "digest": digest, "num_rows": num_rows, "metrics": dict(metrics)}

@@ -17,9 +17,9 @@ from semievol_ray.check import planned_steps
 from semievol_ray.config import RunConfig
 from semievol_ray.configfile import parse
 from semievol_ray.core.workload import kind_of
+from semievol_ray.events import last_line
 from semievol_ray.forecast import Left, run_seconds_left, step_seconds_left
 from semievol_ray.inventory import StepFiles, take_inventory
-from semievol_ray.records import json_lines
 from semievol_ray.retries import retries
 from semievol_ray.runs import Step, read_events, read_manifest
 from semievol_ray.starts import Starts, engine_starts
@@ -208,10 +208,10 @@ def _committed(
 
 def _training(root: str, name: str, record: Mapping[str, Any], files: StepFiles) -> StepStatus:
     """A fine-tuning under way, from the last line of its loss curve."""
-    lines = json_lines(f"{root}/{name}/curve.jsonl")
-    if not lines:
+    last = last_line(f"{root}/{name}/curve.jsonl")
+    if last is None:
         return StepStatus(name, State.UNDER_WAY, num_bytes=files.num_bytes)
-    done, of = int(lines[-1]["step"]), int(lines[-1].get("num_steps") or 0)
+    done, of = int(last["step"]), int(last.get("num_steps") or 0)
     seconds = seconds_between(record["started"], datetime.now(UTC).isoformat())
     left = seconds / done * (of - done) if done and of else None
     return StepStatus(name, State.UNDER_WAY, done, of, num_bytes=files.num_bytes, seconds_left=left)

@@ -4,8 +4,9 @@ Invariant: a part is whole or absent; a step counts only once `committed` is in 
 """
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ import pyarrow as pa
 
 from semievol_ray import cleaned, storage
 from semievol_ray.errors import RunInUseError, StorageError, UserError
-from semievol_ray.lease import is_superseded, superseded
-from semievol_ray.listing import NUM_READERS, PART_SUFFIX, read_listing
+from semievol_ray.lease import Claim
+from semievol_ray.listing import PART_SUFFIX, PartFacts, facts_in, num_readers, read_listing
 from semievol_ray.records import Fields, json_lines, now, read_record, require_fields
 
 STEP_FILE = "step.json"
@@ -29,6 +30,7 @@ class Step:
     path: absolute folder. name: the folder relative to the run directory. parts: names in input order.
     fence: the driver's; a worker whose driver was taken over commits nothing. None: not checked.
     begun: `started` of the step.json that the parts belong to; another one means that the folder was made anew.
+    token: of the driver's lease; a run directory that was deleted and made anew counts its fences from 1 again.
     """
 
     path: str
@@ -36,6 +38,7 @@ class Step:
     parts: tuple[str, ...]
     fence: int | None = None
     begun: str | None = None
+    token: str = ""
 
     @property
     def root(self) -> str:
@@ -77,8 +80,27 @@ class Step:
 
     def read_part(self, part: str, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         """A committed part, with the columns of `schema` or those that `columns` names; UserError if it was cleaned."""
+        return storage.table_in(self.part_path(part), self._stored(part), schema, columns)
+
+    def read_parts(self, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All parts in order, as `read_part` gives them; a few are read ahead, and no more are held."""
+        ahead, waiting = num_readers(self.path), deque[Future[pa.Table]]()
+        with ThreadPoolExecutor(ahead) as readers:
+            for part in self.parts:
+                waiting.append(readers.submit(self.read_part, part, schema, columns))
+                if len(waiting) == ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def measure_part(self, part: str, schema: pa.Schema, columns: Sequence[str]) -> tuple[PartFacts, pa.Table]:
+        """What a commit notes of a part, and columns of it, from the same bytes, read once. Errors: as `read_part`."""
+        path, data = self.part_path(part), self._stored(part)
+        return facts_in(path, data), storage.table_in(path, data, schema, columns)
+
+    def _stored(self, part: str) -> bytes:
         try:
-            return storage.read_table(self.part_path(part), schema, columns)
+            return storage.read(self.part_path(part))
         except StorageError as error:
             if self.removed() == cleaned.PARTS:
                 raise cleaned.taken_away(self.path, self.record()) from error
@@ -89,12 +111,17 @@ class Step:
             raise
 
     def num_rows(self, parts: Sequence[str] | None = None) -> int:
-        """Rows of these committed parts, all of the step when None: from the list of a committed step, else footers."""
+        """Rows of these committed parts, all of the step when None."""
+        return sum(self.lengths(parts))
+
+    def lengths(self, parts: Sequence[str] | None = None) -> list[int]:
+        """Rows of each of these committed parts, all when None: from the list of a committed step, else footers."""
         wanted = self.parts if parts is None else tuple(parts)
-        known = read_listing(self.path) if wanted else {}
-        with ThreadPoolExecutor(NUM_READERS) as readers:
-            others = [self.part_path(part) for part in wanted if part not in known]
-            return sum(readers.map(storage.num_rows, others)) + sum(known[p].num_rows for p in wanted if p in known)
+        known = {part: of.num_rows for part, of in read_listing(self.path).items()} if wanted else {}
+        others = [part for part in wanted if part not in known]
+        with ThreadPoolExecutor(num_readers(self.path)) as readers:
+            known.update(zip(others, readers.map(storage.num_rows, map(self.part_path, others)), strict=True))
+        return [known[part] for part in wanted]
 
     def begin_attempt(self, part: str, **fields: object) -> int:
         """Note that work on a part begins, before it does; the number of this attempt, from 1."""
@@ -133,8 +160,8 @@ class Step:
         return dict(self.record()["numerics"])
 
     def _require_fence(self) -> None:
-        if self.fence is not None and is_superseded(self.root, self.fence):
-            raise superseded(self.root, self.fence)
+        if self.fence is not None:
+            Claim(self.root, self.fence, self.token).check()
 
     def _stands(self) -> bool:
         """Whether the folder is still the one in which this step was begun."""

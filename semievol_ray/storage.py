@@ -184,6 +184,11 @@ def lines(path: str) -> list[str]:
     return [line for line in data.decode(errors="replace").split("\n") if line]
 
 
+def read_from(path: str, offset: int) -> tuple[int, bytes]:
+    """The size of a file on disk and its bytes from an offset on, or its last -offset bytes; of a missing one none."""
+    return attempt(path, "read", lambda: localdisk.read_from(path, offset))
+
+
 def read_all(paths: Sequence[str]) -> list[bytes]:
     """The bytes of several files, read side by side, in order."""
     if not paths:
@@ -233,7 +238,11 @@ def read_table(path: str, schema: pa.Schema, columns: Sequence[str] | None = Non
 
     With `columns` only these are decoded and returned, in their order in the file; the others are not looked into.
     """
-    data = read(path)
+    return table_in(path, read(path), schema, columns)
+
+
+def table_in(path: str, data: bytes, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in the bytes that were read from a path, as `read_table` returns it."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         table = file.read(None if columns is None else list(columns), use_threads=False)  # parts are small

@@ -152,14 +152,14 @@ def test_clean_that_was_killed_goes_on(tree: Tree, root: Path, monkeypatch: pyte
     monkeypatch.setattr("semievol_ray.clean.BATCH", 1)
     calls = []
 
-    def dies(run_root: str, fence: int) -> bool:
-        calls.append((run_root, fence))
+    def dies(*claim: object) -> bool:
+        calls.append(claim)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr("semievol_ray.clean.is_superseded", dies)
+        patch.setattr("semievol_ray.lease.is_superseded", dies)
         with pytest.raises(KeyboardInterrupt):
             clean_run(str(root), "scalars", agree)
     do_run(tree, root)

@@ -3,19 +3,20 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from semievol_ray import storage
 from semievol_ray.errors import RunInUseError
-from semievol_ray.lease import Holder, Lease, newest_holder
+from semievol_ray.lease import Holder, Lease, newest_holder, require_free
 
 HOLD = """
 import sys, time
@@ -82,10 +83,46 @@ def test_lease_of_a_reused_pid_is_taken_over(tmp_path: Path) -> None:
     lease.close()
     mine = newest_holder(str(tmp_path))
     assert mine is not None
-    _store(tmp_path, Holder(7, mine.host, os.getpid(), pid_started="1"))
+    _store(tmp_path, replace(mine, fence=7, pid_started="1", released=False))
     later = Lease.take(str(tmp_path))
     later.close()
     assert later.fence == 8
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [{"boot_id": "another"}, {"pid_namespace": "pid:[1]"}, {"boot_id": "", "pid_namespace": ""}]
+)
+def test_lease_of_another_container_on_this_host_is_told_dead_by_its_counter_alone(
+    tmp_path: Path, elsewhere: dict[str, str]
+) -> None:
+    lease = Lease.take(str(tmp_path))
+    lease.close()
+    mine = newest_holder(str(tmp_path))
+    assert mine is not None
+    assert mine.boot_id
+    assert mine.pid_namespace
+    # its process number is nobody's here, or another one's
+    living = replace(mine, fence=2, pid_started="1", released=False, **elsewhere)  # type: ignore[arg-type]
+    _store(tmp_path, living)
+    require_free(str(tmp_path))  # what is not known of here is left to those who take it
+    renewal = threading.Timer(0.3, _store, (tmp_path, replace(living, counter=1)))
+    renewal.start()
+    with pytest.raises(RunInUseError, match=f"process {living.pid}"):
+        Lease.take(str(tmp_path), patience_seconds=20)
+    renewal.join()
+    began = time.monotonic()
+    later = Lease.take(str(tmp_path), patience_seconds=0.5)
+    assert time.monotonic() - began >= 0.5
+    assert later.fence == 3
+    later.close()
+
+
+def test_lease_without_boot_and_namespace_as_older_versions_wrote_it_is_read(tmp_path: Path) -> None:
+    old = {"fence": 4, "host": "h", "pid": 1, "pid_started": "1", "counter": 3, "released": True, "token": "t"}
+    storage.write(f"{tmp_path}/lease/000004.json", json.dumps(old).encode())
+    lease = Lease.take(str(tmp_path))
+    lease.close()
+    assert lease.fence == 5
 
 
 def test_lease_of_a_silent_other_host_is_taken_over_after_the_patience(tmp_path: Path) -> None:
@@ -132,6 +169,34 @@ def test_lease_taken_over_while_standing_still_fails_its_check_and_leaves_the_ne
     assert newest_holder(str(tmp_path)) == taker
 
 
+def test_driver_whose_folder_was_made_anew_under_the_same_number_leaves_it_to_the_other(tmp_path: Path) -> None:
+    lease = Lease.take(str(tmp_path), renew_seconds=0.02)
+    shutil.rmtree(tmp_path / "lease")
+    with pytest.raises(RunInUseError, match="taken over by another driver, or deleted"):
+        lease.check()
+    other = Lease.take(str(tmp_path))
+    assert other.fence == lease.fence
+    with pytest.raises(RunInUseError, match="taken over by another driver, or deleted"):
+        lease.check()
+    time.sleep(0.1)
+    lease.close()
+    other.check()
+    holder = newest_holder(str(tmp_path))
+    assert holder is not None
+    assert not holder.released
+    other.close()
+
+
+def test_driver_whose_folder_was_deleted_does_not_make_it_again(tmp_path: Path) -> None:
+    lease = Lease.take(f"{tmp_path}/run", renew_seconds=0.02)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    time.sleep(0.1)
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)  # a renewal under way may have made it once more
+    time.sleep(0.1)
+    lease.close()
+    assert not (tmp_path / "run").exists()
+
+
 def _taker(root: str, start: "multiprocessing.synchronize.Barrier", taken: "multiprocessing.Queue[int]") -> None:
     start.wait()
     try:
@@ -149,7 +214,8 @@ def test_stale_lease_with_six_takers_goes_to_one(tmp_path: Path, host: str) -> N
     lease.close()
     released = newest_holder(str(tmp_path))
     assert released is not None
-    _store(tmp_path, Holder(5, released.host if host == "this" else host, os.getpid(), pid_started="1"))
+    stale = replace(released, fence=5, pid_started="1", released=False)
+    _store(tmp_path, stale if host == "this" else replace(stale, host=host))
     context = multiprocessing.get_context("forkserver")
     start, taken = context.Barrier(6), context.Queue()
     takers = [context.Process(target=_taker, args=(str(tmp_path), start, taken)) for _ in range(6)]

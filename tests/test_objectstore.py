@@ -14,7 +14,7 @@ from s3server import S3Server
 from semievol_ray import addresses, events, folders, storage
 from semievol_ray.backoff import Backoff
 from semievol_ray.errors import MissingExtraError, RunInUseError, StorageError, UserError
-from semievol_ray.events import EventLog, LineLog, LineReader
+from semievol_ray.events import EventLog, LineLog, LineReader, last_line
 from semievol_ray.lease import Holder, Lease, newest_holder
 from semievol_ray.records import encode
 from semievol_ray.runs import Run, read_events
@@ -195,6 +195,16 @@ def test_line_reader_sees_each_line_once(s3_root: str) -> None:
     storage.append_lines(f"{s3_root}/curve.jsonl", ["2", "3"])
     assert reader.new() == ["2", "3"]
     assert reader.new() == []
+
+
+def test_last_line_in_the_store_is_that_of_the_last_object(s3: S3Server, s3_root: str) -> None:
+    path = f"{s3_root}/curve.jsonl"
+    assert last_line(path) is None
+    for first in (1, 3, 5):
+        storage.append_lines(path, [f'{{"step": {first}}}', f'{{"step": {first + 1}}}'])
+    s3.requests.clear()
+    assert last_line(path) == {"step": 6}
+    assert sum(method == "GET" and ".d/" in key for method, key in s3.requests) == 1
 
 
 def test_lease_held_in_the_store_refuses_another_driver_and_counts_on(s3_root: str) -> None:

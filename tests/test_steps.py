@@ -114,6 +114,20 @@ def test_worker_that_stood_still_before_its_create_adds_to_the_step_it_was_given
         assert step.has_part(PARTS[0])  # of the same settings and inputs: whose it is makes no difference
 
 
+def test_worker_of_a_run_that_was_deleted_and_made_anew_adds_nothing(tmp_path: Path) -> None:
+    root = str(tmp_path / "run")
+    with Run.open(root, {}) as old:
+        step = _begin(old)
+        shutil.rmtree(root)
+        with Run.open(root, {}) as new:
+            assert new.fence == old.fence
+            again = _begin(new)
+            with pytest.raises(RunInUseError, match="taken over"):
+                step.commit_part(PARTS[0], _rows(1))
+            assert again.missing_parts() == PARTS
+            assert again.commit_part(PARTS[0], _rows(1))
+
+
 @pytest.mark.parametrize("is_begun_anew", [True, False])
 def test_worker_that_stood_still_adds_nothing_to_a_folder_that_was_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_begun_anew: bool
@@ -189,3 +203,36 @@ def test_edited_step_file_is_refused_in_one_sentence(tmp_path: Path, text: str, 
             _begin(run)
         with pytest.raises(StorageError, match=told):
             read_steps(str(tmp_path))
+
+
+def test_parts_read_ahead_come_in_their_order_and_a_few_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tuple(f"part-{i:05d}" for i in range(30))
+    asked, read = list[str](), storage.read
+    with Run.open(str(tmp_path), {}) as run:
+        step = _begin(run, parts=parts)
+        for part in parts:
+            step.commit_part(part, _rows(1, part))
+
+        def slower_at_first(path: str) -> bytes:
+            asked.append(path)
+            time.sleep(0.01 if path.endswith("0.parquet") else 0)
+            return read(path)
+
+        monkeypatch.setattr(storage, "read", slower_at_first)
+        tables = step.read_parts(GOLD, ["answer"])
+        assert next(tables).column("answer").to_pylist() == [parts[0]]
+        assert 1 < len(asked) <= 4
+        assert [table.column("answer")[0].as_py() for table in tables] == list(parts[1:])
+
+
+def test_part_missing_among_those_read_ahead_is_named_in_its_turn(tmp_path: Path) -> None:
+    with Run.open(str(tmp_path), {}) as run:
+        step = _begin(run)
+        for part in PARTS[:2]:
+            step.commit_part(part, _rows(1))
+        tables = step.read_parts(GOLD)
+        assert [next(tables).num_rows, next(tables).num_rows] == [1, 1]
+        with pytest.raises(StorageError, match=rf"{PARTS[2]}\.parquet is gone"):
+            next(tables)

@@ -229,3 +229,56 @@ def test_failure_that_stays_ends_in_a_storage_error_with_path_and_remedy(
     with pytest.raises(StorageError, match=r"cannot create .*file: Stale file handle\. Check the disk"):
         storage.create(f"{tmp_path}/file", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_folder_that_cannot_be_listed_is_never_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    storage.create(f"{tmp_path}/a/b/step.json", b"x")
+    scandir = os.scandir
+
+    def failing(path: str) -> object:
+        if str(path).endswith("/b"):
+            raise OSError(code, os.strerror(code), path)
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", failing)
+        with pytest.raises(StorageError, match=rf"cannot list {tmp_path}: {os.strerror(code)}"):
+            storage.find(str(tmp_path), "step.json")
+        with pytest.raises(StorageError, match=rf"cannot list {tmp_path}: {os.strerror(code)}"):
+            storage.sizes(str(tmp_path))
+    assert storage.find(str(tmp_path), "step.json") == ["a/b"]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_folder_that_cannot_be_listed_for_a_moment_is_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.create(f"{tmp_path}/a/step.json", b"x")
+    scandir, errors = os.scandir, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def failing(path: str) -> object:
+        if errors:
+            raise errors.pop()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    assert storage.sizes(str(tmp_path)) == {"a/step.json": 1}
+
+
+def test_folder_removed_while_it_is_walked_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.create(f"{tmp_path}/a/step.json", b"x")
+    scandir = os.scandir
+
+    def gone(path: str) -> object:
+        if str(path).endswith("/a"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    assert storage.find(str(tmp_path), "step.json") == []
+    assert storage.sizes(f"{tmp_path}") == {}
+    assert storage.sizes(f"{tmp_path}/missing") == {}

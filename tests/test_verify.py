@@ -300,3 +300,70 @@ def test_cleaned_run_has_no_findings_and_its_damage_is_a_persons_to_mend(
     _other_order(root / JUSTIFY / "part-00001.parquet")
     (finding,) = _found(root)
     assert (finding.fault, finding.can_remake) == (Fault.EDITED, keep != "scalars")
+
+
+def _cut_short(root: Path) -> None:
+    """As a kill between the last justification and its commit leaves a run."""
+    for path in sorted((root / "rounds" / "0001").iterdir()):
+        if path.name not in ("retrieve", "drafts", "justify"):
+            shutil.rmtree(path)
+    record = json.loads((root / JUSTIFY / "step.json").read_text())
+    del record["committed"]
+    (root / JUSTIFY / "step.json").write_text(json.dumps(record))
+    (root / JUSTIFY / "parts.json").unlink()
+
+
+def test_justifications_that_no_commit_holds_go_with_a_part_of_their_drafts(
+    finished: tuple[dict[str, Any], Path],
+    root: Path,
+    without_ray: None,  # noqa: ARG001
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = parts_under(root)
+    _cut_short(root)
+    _cut_off(root / DRAFTS / "part-00001.parquet")
+    (finding,) = _found(root)
+    assert finding.step == DRAFTS
+    assert cli.main(["verify", str(root), "--repair", "--yes"]) == 0
+    assert f"2 parts (1 of {JUSTIFY}, 1 of {DRAFTS})" in " ".join(capsys.readouterr().out.split())
+    assert step_at(root, DRAFTS).missing_parts() == step_at(root, JUSTIFY).missing_parts() == ("part-00001",)
+    do_run(finished[0], root)
+    assert parts_under(root) == before
+
+
+def test_justifications_that_a_commit_holds_stay_with_a_part_of_their_drafts(root: Path) -> None:
+    _cut_off(root / DRAFTS / "part-00001.parquet")
+    repair(str(root), lambda *_: True, _quiet())
+    assert step_at(root, JUSTIFY).missing_parts() == ()
+
+
+def test_justifications_of_drafts_that_were_since_begun_anew_are_refused_before_their_commit(
+    finished: tuple[dict[str, Any], Path],
+    root: Path,
+    without_ray: None,  # noqa: ARG001
+) -> None:
+    _cut_short(root)
+    shutil.rmtree(root / DRAFTS)
+    before = stamps_under(root, JUSTIFY)
+    with pytest.raises(DriftError, match=rf"step {JUSTIFY} .* was made with other") as caught:
+        do_run(finished[0], root)
+    assert DRAFTS in str(caught.value)
+    assert f"delete the folder {root}/{JUSTIFY}" in str(caught.value)
+    assert stamps_under(root, JUSTIFY) == before
+
+
+def test_justifications_of_which_none_is_stored_begin_anew_with_their_drafts_and_go_on_after_a_kill(
+    finished: tuple[dict[str, Any], Path],
+    root: Path,
+    without_ray: None,  # noqa: ARG001
+) -> None:
+    before = parts_under(root)
+    _cut_short(root)
+    shutil.rmtree(root / DRAFTS)
+    for path in (root / JUSTIFY).glob("*.parquet"):
+        path.unlink()
+    do_run(finished[0], root)
+    assert parts_under(root) == before
+    _cut_short(root)
+    do_run(finished[0], root)
+    assert parts_under(root) == before

@@ -34,6 +34,7 @@ from semievol_ray.engines.trainer import Course, answer_trainer, curve_writer, i
 from semievol_ray.engines.validating import eval_steps
 from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import DataError, RunStopped
+from semievol_ray.lease import Claim
 from semievol_ray.records import encode
 from semievol_ray.tasks import Task
 
@@ -64,6 +65,12 @@ class FinetuneSpec:
     """Tables of LABELED rows that train.early_stopping judges by."""
     deadline: float | None = None
     """A moment, as time.time() counts, before which to save and stop."""
+    claim: Claim | None = None
+    """The driver's to the run: once another driver has it, nothing more is stored."""
+
+    def is_lost(self) -> bool:
+        """Whether another driver has the run by now."""
+        return self.claim is not None and self.claim.is_lost()
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     Goes on from the last whole checkpoint in `spec.checkpoints`. Returns train_loss, num_steps, num_examples and
     train_seconds, of the validations too. Raises DataError when there is no example or one is too long, PlacementError
     when memory does not do, ConfigError when the checkpoint is of another fine-tuning, RunStopped when the loss is no
-    number or it leaves before the end.
+    number or it leaves before the end, RunInUseError when another driver has the run.
     """
     import torch
     from transformers import set_seed
@@ -111,6 +118,7 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     steps = _trained(spec, model, arguments, examples, keeper, sizing)
     best = keeper.best
     first = arguments.process_index == 0
+    keeper.require_claim(arguments)
     save(model, tokenizer, spec.out, first=first, values=learned(best) if best and best.step != steps else None)
     metrics = {
         "train_loss": keeper.loss_sum / max(1, steps),
@@ -185,7 +193,7 @@ def _keeper(spec: FinetuneSpec, around: Surroundings, num_examples: int, tokeniz
         packing=speed.packing,
     )
     resumed = agreed_checkpoint(spec.checkpoints, rules.identity) if spec.checkpoints else None
-    leaving = Leaving(spec.checkpoints, spec.deadline, around.is_machine_leaving)
+    leaving = Leaving(spec.checkpoints, spec.deadline, around.is_machine_leaving, spec.claim)
     return Keeper(rules, resumed, leaving, around.on_saved)
 
 

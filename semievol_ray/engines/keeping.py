@@ -70,20 +70,30 @@ class Keeper:
         trainer.lr_scheduler.step()
 
     def stepped(self, trainer: Any) -> None:
-        """After a step: validate, save and stop where it is time to. Raises RunStopped, MachineLeavesError to leave."""
+        """After a step: validate, save and stop where it is time to.
+
+        Raises RunStopped, MachineLeavesError to leave, RunInUseError when another driver has the run.
+        """
         step, rules = trainer.state.global_step, self._rules
         self.loss_sum += next(line["loss"] for line in reversed(trainer.state.log_history) if "loss" in line)
         is_better = self._validate(trainer) if rules.early_stopping and step % rules.eval_steps == 0 else False
         is_over = bool(rules.early_stopping and self.verdict.is_over(rules.early_stopping))
         reason = Reason.NONE
         if rules.folder:
-            reason = self._leaving.reason(first=trainer.args.process_index == 0, device=trainer.args.device)
             is_due = bool(rules.save_steps) and step % rules.save_steps == 0 and step < trainer.state.max_steps
-            if is_due or is_better or is_over or reason is not Reason.NONE:
+            saves, first = is_due or is_better or is_over, trainer.args.process_index == 0
+            reason = self._leaving.reason(first=first, device=trainer.args.device, saves=saves)
+            if reason is Reason.SUPERSEDED:
+                raise self._leaving.superseded()
+            if saves or reason is not Reason.NONE:
                 self._save(trainer)
         trainer.control.should_training_stop |= is_over
         if reason is not Reason.NONE and not trainer.control.should_training_stop:
             _leave(reason, step, trainer.state.max_steps)
+
+    def require_claim(self, arguments: Any) -> None:
+        """RunInUseError in all workers when another driver has the run: what was learned is not for it."""
+        self._leaving.require_claim(first=arguments.process_index == 0, device=arguments.device)
 
     def _validate(self, trainer: Any) -> bool:
         """Whether the loss on the rows that are not learned from is the lowest so far."""
@@ -110,7 +120,7 @@ class Keeper:
         }  # fmt: skip
         mine, is_sound = store(path, engine, trainer.model, rank, trainer.args.world_size)
         files = all_files(mine, step, is_sound=is_sound)
-        if rank == 0:
+        if rank == 0 and not self._leaving.is_lost():  # else what was stored is nobody's; all leave after the next step
             listed |= {"num_updates": num_updates(engine), "files": files}
             checkpoints.commit(folder, step, listed)
             checkpoints.thin_out(folder, self._rules.save_total_limit, self.verdict.best_step)

@@ -1,6 +1,7 @@
-"""Why a fine-tuning saves and leaves before its end: a notice of the driver, a deadline, a machine that goes away.
+"""Why a fine-tuning leaves before its end: a notice of the driver, a deadline, a machine that goes, another driver.
 
-Invariant: all workers leave after the same step, with its checkpoint committed.
+Invariant: all workers leave after the same step, with its checkpoint committed, or without once another driver has the
+run.
 """
 
 import time
@@ -10,6 +11,8 @@ from enum import IntEnum
 from typing import Any
 
 from semievol_ray import storage
+from semievol_ray.errors import RunInUseError
+from semievol_ray.lease import Claim, superseded
 
 NOTICE_FILE = "leave"
 LOOK_SECONDS = 2.0
@@ -25,6 +28,7 @@ class Reason(IntEnum):
     MACHINE = 1
     NOTICE = 2
     DEADLINE = 3
+    SUPERSEDED = 4
 
 
 WORDS = {Reason.NOTICE: "it was told to stop", Reason.DEADLINE: "its deadline comes before another step is done"}
@@ -44,22 +48,47 @@ def withdraw_notice(checkpoints: str) -> None:
 class Leaving:
     """Looks, after each step, for a reason to leave; of what concerns all, in the first worker.
 
-    deadline: a moment as `time.time()` counts, by which the last checkpoint is to be stored.
+    deadline: a moment as `time.time()` counts, by which the last checkpoint is to be stored. claim: the driver's to the
+    run, None where nobody else can have it.
     """
 
     checkpoints: str
     deadline: float | None
     is_machine_leaving: Callable[[], bool]
+    claim: Claim | None = None
     save_seconds: float = SPARE_SECONDS
     _step_began: float = field(default_factory=time.monotonic)
     _step_seconds: float = 0.0
     _looked: float = field(default_factory=time.monotonic)
+    _claimed: float = field(default_factory=time.monotonic)
 
-    def reason(self, *, first: bool, device: Any) -> Reason:
-        """Why all workers are to leave now; they ask at once, after each step."""
+    def reason(self, *, first: bool, device: Any, saves: bool = False) -> Reason:
+        """Why all workers are to leave now; they ask at once, after each step. saves: a checkpoint would follow it."""
+        own = self._own(first=first)
+        stores = saves or own is not Reason.NONE
+        is_lost = first and (stores or time.monotonic() - self._claimed >= LOOK_SECONDS) and self.is_lost()
+        return self._agreed(Reason.SUPERSEDED if is_lost else own, device)
+
+    def require_claim(self, *, first: bool, device: Any) -> None:
+        """RunInUseError in all workers, which call it at once, when another driver has the run by now."""
+        if self._agreed(Reason.SUPERSEDED if first and self.is_lost() else Reason.NONE, device) is Reason.SUPERSEDED:
+            raise self.superseded()
+
+    def is_lost(self) -> bool:
+        """Whether another driver has the run by now."""
+        self._claimed = time.monotonic()
+        return self.claim is not None and self.claim.is_lost()
+
+    def superseded(self) -> RunInUseError:
+        """What a worker leaves with when another driver has the run."""
+        assert self.claim is not None
+        return superseded(self.claim.root, self.claim.fence)
+
+    def _agreed(self, own: Reason, device: Any) -> Reason:
+        """The largest of all workers' reasons."""
         import torch
 
-        found = torch.tensor(int(self._own(first=first)), device=device)
+        found = torch.tensor(int(own), device=device)
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
         return Reason(int(found))

@@ -4,27 +4,26 @@ Invariant: what a step is given here is exactly what its output depends on.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.compute as pc
-
 from semievol_ray import storage
 from semievol_ray.drift import refusal
 from semievol_ray.engines.base import Sampling
+from semievol_ray.listing import PART_SUFFIX
 from semievol_ray.methodconfig import CollaboratorConfig, EndpointConfig
 from semievol_ray.runs import Step, read_steps
 from semievol_ray.stages.context import Adapter, Context
+from semievol_ray.stages.counting import counted
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.evaluate import accuracy_metrics
 from semievol_ray.stages.groups import Wanted, engine_groups, packed, run_group
-from semievol_ray.stages.jobs import COLUMNS, Job
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.packing import packing_lines
 from semievol_ray.stages.predict import PredictJob
 from semievol_ray.stages.watching import check_errors
+from semievol_ray.steps import STEP_FILE, read_step_record
 
 
 @dataclass(frozen=True)
@@ -154,6 +153,7 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
     inputs |= {"adapter": warm.digest} if warm else {}
     inputs |= {f"drafts/{d.name.rsplit('/', 1)[1]}": _fingerprint(d) for d in drafts}
     inputs |= {"embedder": context.model(method.embedder).digest} if context.task.needs_vectors else {}
+    _refuse_older(context, f"{fold.folder}/justify", drafts)
     step = context.step(
         f"{fold.folder}/justify",
         settings=settings,
@@ -166,6 +166,32 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
     name = warm.name if warm else None
     job = JustifyJob(step, fold.pool, drafts, sampling, name, method.confidence, method.justify.when, embedder)
     return Wanted(job, context.model().name, warm)
+
+
+def _refuse_older(context: Context, name: str, drafts: Sequence[Step]) -> None:
+    """Justifications that are not committed yet, of drafts that were since begun anew, would mix two samples.
+
+    Where parts are stored that is DriftError; where none is the step is begun anew too. A committed step knows its
+    drafts by their content: see `_check_sources`.
+    """
+    path = context.run.path(name)
+    if not storage.exists(f"{path}/{STEP_FILE}"):
+        return
+    record = read_step_record(path)
+    later = {draft.name: of["started"] for draft in drafts if _begun(of := draft.record()) > _begun(record)}
+    if not later or record.get("committed"):
+        return
+    if storage.names(path, PART_SUFFIX):
+        made = record["started"]
+        changed = [f"{draft}: begun anew at {since}, answered from at {made}" for draft, since in later.items()]
+        raise refusal(context.run.root, name, changed, [])
+    context.run.claim.check()
+    storage.remove_folder(path)
+
+
+def _begun(record: Mapping[str, Any]) -> tuple[int, str]:
+    """When a step began: by which driver, whatever clocks its machines had, and when by its clock."""
+    return int(record.get("fence") or 0), str(record["started"])
 
 
 def _predict(context: Context, name: str, test: Step, adapter: Adapter | None) -> Wanted:
@@ -195,35 +221,18 @@ def _commit(context: Context, item: Wanted) -> None:
     if committed := step.committed():
         _check_sources(context, step, committed["metrics"].get("sources", {}), sources)
         return
-    counted, first_error = _counted(context, job)
-    check_errors(context, step.name, counted["num_errors"], counted["num_rows"], first_error)
+    with context.progress.slow(f"count {step.name}", len(step.parts)) as bar:
+        found = counted(job, lambda: context.resources, bar.advance)
+    sums = found.sums
+    check_errors(context, step.name, sums["num_errors"], sums["num_rows"], found.first_error)
     names = ("num_errors", "num_unreadable", "num_tokens", "num_prompt_tokens")
-    metrics: dict[str, Any] = {name: counted[name] for name in names}
+    metrics: dict[str, Any] = {name: sums[name] for name in names}
     metrics |= {"sources": sources} if sources else {}
-    metrics |= {"cost": _cost(item.endpoint, counted)} if item.endpoint else {}
+    metrics |= {"cost": _cost(item.endpoint, sums)} if item.endpoint else {}
     metrics |= accuracy_metrics(step, context.task) if isinstance(job, PredictJob) else {}
-    context.run.commit(step, metrics)
+    context.run.commit(step, metrics, measure=lambda _: found.facts)
     if isinstance(job, PredictJob):
         _track(context, step.name, metrics["accuracy"])
-
-
-def _counted(context: Context, job: Job) -> tuple[Counter[str], str | None]:
-    """Rows, errors, unreadable answers and tokens of a step's parts, and the first error."""
-    answer = "label" if isinstance(job, JustifyJob) else "answer"
-    tokens, first_error = ("num_tokens", "num_prompt_tokens"), None
-    counted = Counter[str]()
-    with context.progress.slow(f"count {job.step.name}", len(job.step.parts)) as bar:
-        for part in job.step.parts:
-            table = job.step.read_part(part, COLUMNS[type(job)], ["error", answer, *tokens])
-            errors = table.column("error").drop_null()
-            first_error = first_error or (str(errors[0]) if len(errors) else None)
-            counted["num_rows"] += table.num_rows
-            counted["num_errors"] += len(errors)
-            counted["num_unreadable"] += table.column(answer).null_count - len(errors)
-            for name in tokens:
-                counted[name] += pc.sum(table.column(name)).as_py() or 0
-            bar.advance()
-    return counted, first_error
 
 
 def _track(context: Context, step: str, accuracy: float) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from semievol_ray import schema
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.counting import commit
 from semievol_ray.stages.ingest import Data
 from semievol_ray.stages.minhash import key_parts, layout_of
 from semievol_ray.stages.near_duplicates import KEYS, STEP, exact_only, losing, num_lost, without, write_near_duplicates
@@ -33,7 +34,7 @@ def distinct(context: Context, data: Data) -> Data:
         num_rows = sum(int((split.committed() or {"num_rows": 0})["num_rows"]) for split in splits.values())
         with context.progress.step("near duplicates", num_rows) as bar:
             metrics = write_near_duplicates(step, keys, splits, asked.similarity, only_exact, bar.advance)
-        context.run.commit(step, metrics)
+        commit(context, step, metrics)
         _tell(context, metrics["lost"], asked.action)
     remove(context.run, KEYS)
     return _without(context, data, splits, step) if asked.action == "drop" else data
@@ -76,7 +77,7 @@ def _left(context: Context, name: str, split: Step, found: Step) -> Step:
     if not step.committed():
         assert context.resources
         without(step, split, columns, found, name)
-        context.run.commit(step, {"left_out": num_left_out})
+        commit(context, step, {"left_out": num_left_out})
     return step
 
 

@@ -19,7 +19,7 @@ from semievol_ray.tasks import Task
 def accuracy_metrics(predictions: Step, task: Task) -> dict[str, Any]:
     """Accuracy with its 95% bootstrap interval, unreadable share and per-class table of a PREDICTIONS step."""
     columns = ["answer", "gold", "correct"] if task.is_closed else ["answer", "correct"]
-    table = pa.concat_tables(predictions.read_part(part, schema.PREDICTIONS, columns) for part in predictions.parts)
+    table = pa.concat_tables(predictions.read_parts(schema.PREDICTIONS, columns))
     correct = np.asarray(table.column("correct").to_numpy(), dtype=bool)
     low, high = bootstrap_interval(correct)
     answers = table.column("answer")

@@ -22,6 +22,7 @@ from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
+from semievol_ray.stages.learning import refuse_changed
 from semievol_ray.stages.pace import engine_start_seconds
 from semievol_ray.stages.packing import PackedGroup, rate_before
 from semievol_ray.stages.patience import Patience
@@ -63,6 +64,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
     if context.until:
         start = engine_start_seconds(read_events(context.run.root))
         context.until.require(f"the start of the engine of {name}", start)
+    for adapter in {item.adapter for item in group if item.adapter}:
+        refuse_changed(adapter)
     replicas = _pool(context, group)
     require_device(group[0].job.step, on_gpu=replicas.gpus_each > 0)
     session = _session(context, name, group, replicas)

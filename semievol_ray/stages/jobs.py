@@ -109,7 +109,7 @@ def sliced(job: Job, rows: tuple[int, int]) -> Job:
     """The same job over some rows of a part: [first, last) of its input, and of the drafts that it reads."""
 
     def cut(step: Step) -> Step:
-        return SlicedStep(step.path, step.name, step.parts, step.fence, step.begun, *rows)
+        return SlicedStep(**vars(step), first=rows[0], last=rows[1])
 
     match job:
         case PredictJob():

@@ -15,6 +15,7 @@ from semievol_ray.runs import Step
 from semievol_ray.stages import chunks
 from semievol_ray.stages.cluster import map_parts
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.counting import commit
 from semievol_ray.stages.cutter import Cutter, means_of, part_rows
 from semievol_ray.stages.pool import SMALL_BYTES
 from semievol_ray.stages.poolread import Pool, owners, read_chunk
@@ -40,14 +41,14 @@ def cut_rows(context: Context, path: str, name: str) -> Step:
         context.progress.say(note)
     mapped = partial(_mapped, context, sum(sizes.values()) <= SMALL_BYTES)
     read = _read(context, path, f"{name.rpartition('/')[0]}/read", sizes, mapped, settings, inputs)
-    counts = tuple(read.num_rows((part,)) for part in read.parts)
+    counts = tuple(read.lengths())
     pool = Pool(read, read, counts, _size(context, name, settings, inputs, sum(counts)))
     rows = context.run.step(
         name, settings=settings, inputs=inputs, parts=pool.parts, numerics={"part_rows": pool.part_rows}
     )
     for _ in mapped(cut_read, owners(pool, rows.missing_parts()), pool=pool, rows=rows):
         pass
-    context.run.commit(rows, {"read": pool.num_rows})
+    commit(context, rows, {"read": pool.num_rows})
     remove(context.run, read.name)
     return rows
 
@@ -96,7 +97,7 @@ def _read(
     step = context.run.step(name, settings=settings, inputs=inputs, parts=list(cut))
     for _ in mapped(read_chunk, step.missing_parts(), step=step, files=tuple(sizes), chunks=cut, task=context.task):
         pass
-    context.run.commit(step, {})
+    commit(context, step, {})
     if not step.num_rows():
         raise no_rows(path)
     return step

@@ -14,10 +14,12 @@ from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.engines.fit import reckoned
 from semievol_ray.errors import AdapterError, ConfigError
+from semievol_ray.listing import step_digest
 from semievol_ray.placement import place_training
 from semievol_ray.progress import duration
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context, require_device
+from semievol_ray.stages.counting import commit
 from semievol_ray.stages.pacelines import forecast, paced
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
@@ -38,7 +40,7 @@ def examples_of(context: Context, folder: str, learned: Learned) -> Step:
         assert context.resources
         with context.progress.slow(f"{folder}/examples", len(step.missing_parts())) as bar:
             write_examples(step, learned, weight, bar.advance)
-        context.run.commit(step, {})
+        commit(context, step, {})
     return step
 
 
@@ -106,6 +108,17 @@ def adapter_of(step: Step, run_name: str) -> Adapter:
     return Adapter(f"{step.path}/adapter", digest, f"{run_name}-{where}-{digest[:8]}")
 
 
+def refuse_changed(adapter: Adapter) -> None:
+    """AdapterError when an adapter is not what its step committed; a whole model is left to `semievol verify`."""
+    if is_whole_model(adapter.path):
+        return
+    if step_digest({}, {"adapter": adapter_digest(adapter.path)}) != adapter.digest:
+        raise AdapterError(
+            f"{adapter.path} is not the adapter that its step committed. `semievol verify RUN --repair` lets a run "
+            "make it again."
+        )
+
+
 def _spec(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> FinetuneSpec:
@@ -128,6 +141,7 @@ def _spec(
         origin=step.record()["inputs"],
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
         deadline=context.deadline,
+        claim=context.run.claim,
     )
 
 

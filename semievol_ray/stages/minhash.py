@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from semievol_ray import schema
 from semievol_ray.core import shingles
 from semievol_ray.errors import MissingExtraError
-from semievol_ray.listing import read_listing
 from semievol_ray.runs import Step
 
 SPLITS = ("test", "validation", "dev", "labeled", "unlabeled")
@@ -62,8 +61,8 @@ def layout_of(splits: Mapping[str, Step]) -> Layout:
     """The parts of all splits with their rows, in the order of priority."""
     found = []
     for split in (name for name in SPLITS if name in splits):
-        step, known = splits[split], read_listing(splits[split].path)
-        found += [(f"{split}/{p}", known[p].num_rows if p in known else step.num_rows([p])) for p in step.parts]
+        names = [f"{split}/{part}" for part in splits[split].parts]
+        found += list(zip(names, splits[split].lengths(), strict=True))
     return found
 
 

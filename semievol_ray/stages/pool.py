@@ -13,6 +13,7 @@ from semievol_ray.runs import Step
 from semievol_ray.stages import chunks
 from semievol_ray.stages.chunks import Chunks
 from semievol_ray.stages.cluster import map_parts
+from semievol_ray.stages.counting import facts_of
 from semievol_ray.stages.cutter import Cutter, ids_in, inputs_of, part_rows, told
 from semievol_ray.stages.poolread import Pool, cut_chunk, owners, read_chunk
 from semievol_ray.stages.ranges import Piece
@@ -68,8 +69,8 @@ class _Pooling:
         counts = {name: self._verdict(pool.kept)[name] for name in ("read", "duplicates", "in_higher_split")}
         missing = owners(pool, [*rows.missing_parts(), *gold.missing_parts()])
         self._follow("cutting the pool", missing, cut_chunk, pool=pool, rows=rows, gold=gold)
-        self.cutter.run.commit(rows, counts)
-        self.cutter.run.commit(gold, counts)
+        for step in (rows, gold):
+            self.cutter.run.commit(step, counts, measure=lambda step: facts_of(step, self.cutter.means.start))
         return rows, gold
 
     def _read(self) -> Step:

@@ -11,6 +11,7 @@ from semievol_ray.core.selection import Decision
 from semievol_ray.runs import Step
 from semievol_ray.stages.cluster import map_parts
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.counting import commit
 from semievol_ray.stages.ingest import Data
 
 
@@ -40,7 +41,7 @@ def round_pool(context: Context, number: int, data: Data, selections: Sequence[S
         assert context.resources
         with context.progress.slow(step.name, len(step.missing_parts())) as bar:
             write_pool(step, fold.rows, earlier, gone, bar.advance)
-        context.run.commit(step, {})
+        commit(context, step, {})
     return step
 
 

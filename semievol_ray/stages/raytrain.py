@@ -6,22 +6,25 @@ before it goes; only the main thread's signals are those that the driver set its
 
 import os
 import threading
+import time
 from typing import Any
 
 from semievol_ray import objectstore, storage
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.engines.leaving import leave_notice, withdraw_notice
 from semievol_ray.errors import RunStopped
+from semievol_ray.lease import Claim
 from semievol_ray.stages.trainworker import OUTCOME_FILE, TRIES_FILE, arm, outcome, train_worker
 
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-LOOK_SECONDS = 0.2
+LOOK_SECONDS, CLAIM_SECONDS = 0.2, 5.0
 
 
 def fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[str, float]:
     """Fine-tune from the last checkpoint on; metrics. Raises what the fine-tuning ended with.
 
-    After an interrupt the workers have `speed.grace_seconds` to save; a second one does not wait for them.
+    After an interrupt the workers have `speed.grace_seconds` to save; a second one does not wait for them. Raises
+    RunInUseError soon after another driver took the run over; the workers see it for themselves, and leave.
     """
     for name in (OUTCOME_FILE, SNAPSHOT_FILE):
         storage.remove(f"{spec.checkpoints}/{name}")
@@ -30,11 +33,11 @@ def fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[
     fitting = _Fitting(_trainer(spec, num_workers, cpus, gpus))
     fitting.start()
     try:
-        while not fitting.over.wait(LOOK_SECONDS):
-            pass
+        _wait(fitting, spec.claim)
     except KeyboardInterrupt:
-        leave_notice(spec.checkpoints)
-        fitting.over.wait(spec.speed.grace_seconds)
+        if not spec.is_lost():  # else the notice would be to another driver's workers
+            leave_notice(spec.checkpoints)
+            fitting.over.wait(spec.speed.grace_seconds)
         raise
     if fitting.failed is not None and not storage.exists(f"{spec.checkpoints}/{OUTCOME_FILE}"):
         raise RunStopped(
@@ -42,6 +45,17 @@ def fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[
             "checkpoint."
         ) from fitting.failed
     return outcome(spec.checkpoints)
+
+
+def _wait(fitting: "_Fitting", claim: Claim | None) -> None:
+    """Until the fine-tuning is over. Raises RunInUseError when another driver has the run, its end included."""
+    looked = time.monotonic()
+    is_over = False
+    while not is_over:
+        is_over = fitting.over.wait(LOOK_SECONDS)
+        if claim and (is_over or time.monotonic() - looked >= CLAIM_SECONDS):
+            claim.check()
+            looked = time.monotonic()
 
 
 class _Fitting(threading.Thread):

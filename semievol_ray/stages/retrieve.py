@@ -3,6 +3,7 @@
 Invariant: no row retrieves a row with its own id or its normalised question.
 """
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ class RetrieveWorker:
     """The actor: opens the index of what may be shown, then answers parts."""
 
     def __init__(self, job: RetrieveJob) -> None:
-        self._job = job
+        self._job, self._name = job, uuid.uuid4().hex
         self._embedder: Embedder = open_embedder(job.embedder_path)
         self._pool = opened(job.step, job.shown, self._embedder, job.kind)
 
@@ -90,7 +91,7 @@ class RetrieveWorker:
         queries_QD = self._queries(part, rows)
         table = nearest(rows, queries_QD, self._pool, job.num_demonstrations)
         if job.kind != "flat" and isinstance(self._pool.index, FaissIndex):
-            note_recall(job.step, self._pool.index, queries_QD, job.num_demonstrations)
+            note_recall(job.step, self._pool.index, queries_QD, job.num_demonstrations, self._name)
         job.step.commit_part(part, table)
         return {"num_rows": [table.num_rows]}
 

@@ -18,6 +18,7 @@ from semievol_ray.methodconfig import PercentileConfig, PrecisionBoundConfig
 from semievol_ray.runs import Step
 from semievol_ray.stages.audit import audit_round, totals_of
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.counting import commit
 from semievol_ray.stages.cuts import TIES_WARNING_POINTS, Judged, choose_cuts
 from semievol_ray.stages.evaluate import is_right, pseudo_label_metrics
 from semievol_ray.stages.ingest import Data
@@ -160,11 +161,11 @@ def _commit(
     metrics |= pseudo_label_metrics(pool.decided)
     fold = None
     if dev and dev_step and data.dev:
-        context.run.commit(dev_step, {})
+        commit(context, dev_step, {})
         metrics |= _dev_metrics(context, number, data, dev_step)
         fold = totals_of(dev.justified, dev_step, data.dev.gold, context.task)
     metrics["audit"] = audit_round(answered.justified, pool, data.labeled, fold, context.task)
-    context.run.commit(step, metrics)
+    commit(context, step, metrics)
     shown = {key: metrics[key] for key in ("tau", "num_accepted", "coverage", "precision_all", "precision_accepted")}
     context.trackers.log("select", shown, number)
 

@@ -8,6 +8,7 @@ from typing import Any
 from semievol_ray.engines.faiss import Kind, kind_of
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.counting import commit
 from semievol_ray.stages.retrieve import RetrieveJob, embed, retrieve, write_shown
 from semievol_ray.stages.shownindex import recall_of, remove_index
 
@@ -59,7 +60,7 @@ def demonstrations_of(context: Context, number: int, fold: str, rows: Step, whol
         num_left = rows.num_rows(step.missing_parts())
         with context.progress.step(f"round-{number} {fold}retrieve", num_left, done=0) as bar:
             retrieve(job, bar.advance)
-        context.run.commit(step, _found(step, kind))
+        commit(context, step, _found(step, kind))
         remove_index(step)
     return step
 
@@ -86,5 +87,5 @@ def _embeddings(context: Context, fold: str, whole: Step) -> Step | None:
     if not step.committed():
         with context.progress.step(f"embed {fold or 'pool'}".strip("/"), whole.num_rows(step.missing_parts())) as bar:
             embed(step, whole, embedder.path, bar.advance)
-        context.run.commit(step, {})
+        commit(context, step, {})
     return step

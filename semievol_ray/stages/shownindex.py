@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from semievol_ray import folders, storage
 from semievol_ray.engines.base import Embedder
 from semievol_ray.engines.faiss import FaissIndex, Kind, build, open_index, write_index
+from semievol_ray.records import parsed
 from semievol_ray.runs import Step
 from semievol_ray.stages.neighbours import RetrievalPool, shown_rows
 
@@ -26,7 +27,7 @@ CHECKED_ROWS = 64
 """Rows of each part whose neighbours are looked for exactly too, where the index is approximate."""
 TIE = 1e-6
 """Cosines closer than this are equal: either of two rows is as near as the other."""
-_FILE, _RECALL = "index.faiss", "recall"
+_FILE, _RECALLS = "index.faiss", "recalls"
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,24 @@ def opened(step: Step, shown: Step, embedder: Embedder, kind: Kind) -> Retrieval
     return RetrievalPool(rows, open_index(path))
 
 
-def note_recall(step: Step, index: FaissIndex, queries_QD: NDArray[np.float32], k: int) -> None:
-    """Look for the neighbours of the first rows of a part both ways, and note how many were found."""
+def note_recall(step: Step, index: FaissIndex, queries_QD: NDArray[np.float32], k: int, worker: str) -> None:
+    """Look for the neighbours of the first rows of a part both ways, and note how many were found.
+
+    Each worker has a file of its own: lines that several machines append to one file on NFS overwrite each other.
+    """
     queries_CD = queries_QD[:CHECKED_ROWS]
     if not len(queries_CD):
         return
     exact_Ck, found_Ck = index.search_exactly(queries_CD, k)[0], index.search(queries_CD, k)[0]
     found = int((found_Ck >= exact_Ck[:, -1:] - TIE).sum())
-    storage.append_line(f"{_folder(step)}/{_RECALL}", json.dumps([found, exact_Ck.size]))
+    storage.append_line(f"{_folder(step)}/{_RECALLS}/{worker}.jsonl", json.dumps([found, exact_Ck.size]))
 
 
 def recall_of(step: Step) -> Recall | None:
-    """What was noted of a step's parts; None where its index is exact."""
-    noted = [json.loads(line) for line in storage.lines(f"{_folder(step)}/{_RECALL}")]
+    """What was noted of a step's parts, torn lines left out; None where its index is exact."""
+    folder = f"{_folder(step)}/{_RECALLS}"
+    files = storage.read_all([f"{folder}/{name}" for name in storage.sizes(folder)])
+    noted = parsed(line for data in files for line in data.decode(errors="replace").splitlines())
     return Recall(sum(found for found, _ in noted), sum(wanted for _, wanted in noted)) if noted else None
 
 

@@ -78,15 +78,18 @@ def train(
     `on_step` gets the lines of the loss curve as they come, each step's once, `on_silence` the seconds since the last
     whenever another `speed.stall_seconds` are over without one. The checkpoints are deleted once the adapter is found
     good. Raises RunStopped when it fails or stops before its end, ConfigError when the checkpoints are of another
-    fine-tuning, AdapterError when the saved adapter is not usable.
+    fine-tuning, AdapterError when the saved adapter is not usable, RunInUseError when another driver has the run.
     """
     if checkpoints.latest(spec.checkpoints, identity_of(spec)) is None:
         storage.remove_lines(spec.curve)
     with _followed(spec.curve, _once_a_step(on_step), on_silence, spec.speed.stall_seconds):
         metrics = fit(spec, num_workers, cpus, gpus)
     metrics |= {k: float(v) for k, v in verify_adapter(spec.out).items()}
+    digest = adapter_digest(spec.out)
+    if spec.claim:
+        spec.claim.check()  # else the checkpoints are another driver's, which goes on from them
     storage.remove_folder(spec.checkpoints)
-    return metrics, adapter_digest(spec.out)
+    return metrics, digest
 
 
 def _once_a_step(on_step: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:

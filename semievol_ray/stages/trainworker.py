@@ -1,7 +1,8 @@
 """What runs in each Ray Train worker: a fine-tuning from its last checkpoint on, and how it ended.
 
 Invariant: an end that another try would meet again is stored as the outcome; whatever else ends a worker is for Ray
-Train to make good, from the last checkpoint, as long as some step was got further.
+Train to make good, from the last checkpoint, as long as some step was got further. Once another driver has the run
+nothing is stored, and there is nothing to make good.
 """
 
 import json
@@ -49,7 +50,7 @@ def arm(grace_seconds: float) -> None:
 def train_worker(config: dict[str, Any]) -> None:
     """A fine-tuning, or nothing where its outcome is known; raises what Ray Train is to make good."""
     spec: FinetuneSpec = config["spec"]
-    if storage.exists(f"{spec.checkpoints}/{OUTCOME_FILE}"):
+    if spec.is_lost() or storage.exists(f"{spec.checkpoints}/{OUTCOME_FILE}"):
         return
     if not spec.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -63,11 +64,13 @@ def train_worker(config: dict[str, Any]) -> None:
         if first:
             begin_try(spec.checkpoints)
         metrics = finetune(spec, around)
-        if first:
+        if first and not spec.is_lost():
             end(spec.checkpoints, {"metrics": metrics})
     except MachineLeavesError:
         raise
     except Exception as error:
+        if spec.is_lost():
+            return
         if not isinstance(error, _CERTAIN if isinstance(error, StorageError) else (SemievolError, *_CERTAIN)):
             storage.append_line(f"{spec.checkpoints}/{TRIES_FILE}", json.dumps({"failed": _last_line(error)}))
             raise

@@ -42,7 +42,7 @@ def decide(
 
     taken: the ids of higher splits.
     """
-    lengths = [read.num_rows([chunk]) for chunk in read.parts]
+    lengths = read.lengths()
     higher = id_words(b"".join(bytes.fromhex(row_id) for row_id in sorted(set(taken))))
     ids_N4 = np.empty((len(higher) + sum(lengths), higher.shape[1]), dtype=np.uint64)
     ids_N4[: len(higher)] = higher
@@ -61,8 +61,8 @@ def decide(
 def _read_ids(read: Step, lengths: list[int], ids_N4: NDArray[np.uint64]) -> tuple[int, int, str]:
     """Fill in the ids of all chunks; how many rows are mapped and replaced, and the first example."""
     mapped, replaced, example, begin = 0, 0, "", 0
-    for chunk, num in zip(read.parts, lengths, strict=True):
-        table = read.read_part(chunk, schema.POOL_READ, _COLUMNS).combine_chunks()
+    for read_ahead, num in zip(read.read_parts(schema.POOL_READ, _COLUMNS), lengths, strict=True):
+        table = read_ahead.combine_chunks()
         if num:
             ids = table.column("id").chunk(0)
             ids_N4[begin : begin + num] = id_words(ids.buffers()[1])[ids.offset : ids.offset + num]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from semievol_ray import configfile, schema
+from semievol_ray import configfile, schema, storage
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run
 from semievol_ray.stages import chunks, labelrows
@@ -75,3 +75,16 @@ def test_large_files_are_read_and_cut_by_tasks_to_the_same_rows(
 ) -> None:
     monkeypatch.setattr(labelrows, "SMALL_BYTES", -1)
     assert cut(tmp_path / "run", tmp_path, files) == [f"thing {i - i % 3 // 2}" for i in range(NUM_ROWS)]
+
+
+def test_list_of_chunks_is_not_read_once_a_chunk(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listings, read = list[str](), storage.read
+
+    def counted(path: str) -> bytes:
+        listings.append(path)
+        return read(path)
+
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 40)
+    monkeypatch.setattr(storage, "read", counted)
+    cut(tmp_path / "run", tmp_path, files)
+    assert sum(path.endswith("labels/new/read/parts.json") for path in listings) <= 2

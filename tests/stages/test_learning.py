@@ -9,10 +9,10 @@ import pytest
 
 from semievol_ray.engines.adapters import adapter_digest
 from semievol_ray.engines.scripted import finetune
-from semievol_ray.errors import ConfigError, DriftError
+from semievol_ray.errors import AdapterError, ConfigError, DriftError
 from semievol_ray.runs import Step
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.learning import examples_of, fine_tuned, imported
+from semievol_ray.stages.learning import examples_of, fine_tuned, imported, refuse_changed
 from semievol_ray.stages.train import Learned
 
 ContextOf = Callable[..., Context]
@@ -75,3 +75,13 @@ def test_fine_tuning_of_another_base_is_a_step_and_an_adapter_of_its_own(context
     ]
     assert inputs[0]["examples"] == inputs[1]["examples"]
     assert inputs[0]["model"] != inputs[1]["model"] == context.model("org/other").digest
+
+
+def test_adapter_that_was_written_over_after_its_commit_is_refused_before_an_engine_opens_it(
+    context_of: ContextOf, elsewhere: Path
+) -> None:
+    adapter = imported(context_of(), "rounds/0000", str(elsewhere))
+    refuse_changed(adapter)
+    finetune([{"id": "x", "answer": "food"}], adapter.path)
+    with pytest.raises(AdapterError, match=r"train/adapter is not the adapter that its step committed"):
+        refuse_changed(adapter)

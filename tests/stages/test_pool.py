@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from semievol_ray import configfile, schema
+from semievol_ray import configfile, schema, storage
 from semievol_ray.core.identity import row_id, sample_key
 from semievol_ray.errors import DataError
 from semievol_ray.runs import Run, Step
@@ -228,3 +228,19 @@ def test_rest_of_a_cut_pool_is_removed_by_the_next_start(cut: Callable[..., Data
     (rest / "step.json").write_text(json.dumps(record))
     cut(tmp_path / "pool.jsonl")
     assert not rest.exists()
+
+
+def test_list_of_chunks_is_read_once_for_the_verdict_however_many_they_are(
+    cut: Callable[..., Data], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "SMALL_BYTES", 1 << 20)  # decided here, and not in a task
+    write_jsonl(tmp_path / "pool.jsonl", random_rows(10, 40))
+    paths, read = list[str](), storage.read
+
+    def counted(path: str) -> bytes:
+        paths.append(path)
+        return read(path)
+
+    monkeypatch.setattr(storage, "read", counted)
+    cut(tmp_path / "pool.jsonl")
+    assert sum(path.endswith("data/read/parts.json") for path in paths) <= 2

@@ -134,6 +134,11 @@ def test_index_is_made_once_mapped_by_all_workers_and_its_recall_noted(
     assert recall is not None
     assert recall.num_wanted == 30 * 3
     assert 0.3 < recall.num_found / recall.num_wanted <= 1
+    notes = sorted(Path(step.path, "index", "recalls").iterdir())
+    assert len(notes) == len(pool.parts)  # of a worker each: appends of several machines to one file tear its lines
+    with notes[0].open("a") as file:
+        file.write("[1, ")  # a worker that was killed in the middle of a line, or a full disk
+    assert shownindex.recall_of(step) == recall
     exact = begun("exact", pool.parts)
     exactly = RetrieveWorker(RetrieveJob(exact, pool, shown, HASH, 3))
     found = 0

@@ -11,8 +11,10 @@ import pytest
 from benchmarks.kill_training_model import spec_in
 from semievol_ray import schema, storage
 from semievol_ray.engines import checkpoints
-from semievol_ray.engines.finetune import identity_of
-from semievol_ray.errors import ConfigError
+from semievol_ray.engines.finetune import identity_of, read_examples
+from semievol_ray.engines.scripted import finetune
+from semievol_ray.errors import ConfigError, RunInUseError
+from semievol_ray.lease import Lease
 from semievol_ray.runs import Step
 from semievol_ray.stages import train
 from semievol_ray.stages.train import Accepted, Learned, write_examples
@@ -103,3 +105,23 @@ def test_checkpoint_of_another_configuration_is_refused_before_a_worker_starts(t
     ):
         train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
     assert storage.exists(path)
+
+
+def test_checkpoints_of_a_run_that_was_taken_over_are_left_to_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_in(tmp_path, tmp_path / "no-model", workers=1, zero_stage=2)
+    lease = Lease.take(f"{tmp_path}/run")
+    spec = replace(spec, claim=lease.claim)
+
+    def fitted(*_: object) -> dict[str, float]:
+        finetune(read_examples(spec.examples), spec.out)
+        checkpoints.commit(spec.checkpoints, 6, {"identity": identity_of(spec), "files": {}})
+        storage.write(f"{tmp_path}/run/lease/000002.json", b"{}")
+        return {}
+
+    monkeypatch.setattr(train, "fit", fitted)
+    with pytest.raises(RunInUseError, match="taken over"):
+        train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
+    assert checkpoints.committed_steps(spec.checkpoints) == [6]
+    lease.close()
