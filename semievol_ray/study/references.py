@@ -13,6 +13,7 @@ from semievol_ray.runs import Run, Step
 from semievol_ray.stages.answer import answer, evaluation
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.cutter import means_of
+from semievol_ray.stages.distinct import distinct
 from semievol_ray.stages.ingest import Data, ingest
 from semievol_ray.stages.learning import examples_of, fine_tuned
 from semievol_ray.stages.oracle import write_gold_labeled
@@ -39,11 +40,17 @@ def reference(
     manifest = {"name": config.name, "config": config.model_dump(mode="json")}
     with Run.open(root, manifest, share=share) as held, ExitStack() as closing, terminated_as_interrupt():
         context = Context(held, config, progress, closing)
-        data = ingest(held, config, context.task, means_of(context))
+        data = _data(context)
         assert data.test is not None
         wanted = evaluation(context, EVALUATIONS[making], data.test, _adapter(context, data, making, num_steps))
         answer(context, "evaluate", [wanted])
         return wanted.job.step
+
+
+def _data(context: Context) -> Data:
+    """The data as a run of this configuration learns from them; what is only reported of them is reported there."""
+    data = ingest(context.run, context.config, context.task, means_of(context))
+    return distinct(context, data) if context.config.data.near_duplicates.action == "drop" else data
 
 
 def _adapter(context: Context, data: Data, making: Making, num_steps: int | None) -> Adapter | None:
