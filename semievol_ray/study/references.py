@@ -6,7 +6,7 @@ Invariant: each is made by the steps a run has, in a run directory of its own, a
 from contextlib import ExitStack
 
 from semievol_ray.config import RunConfig
-from semievol_ray.driver import BASE_EVALUATION, terminated_as_interrupt, warm_up
+from semievol_ray.driver import BASE_EVALUATION, terminated_as_interrupt
 from semievol_ray.errors import DataError
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
@@ -56,7 +56,7 @@ def _data(context: Context) -> Data:
 def _adapter(context: Context, data: Data, making: Making, num_steps: int | None) -> Adapter | None:
     match making:
         case Making.LABELS:
-            return warm_up(context, data).adapter
+            return fine_tuned(context, "rounds/0000", _labels(context, data), validation=data.validation)
         case Making.MATCHED:
             assert num_steps is not None
             longer = context.config.train.model_copy(update={"max_steps": num_steps})

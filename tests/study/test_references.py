@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from semievol_ray import configfile, schema
+from semievol_ray import configfile, schema, summary
+from semievol_ray.report import write_report
 from semievol_ray.runs import Step, read_steps
 from semievol_ray.study.cell import Cell, make
 from semievol_ray.study.file import Variant
@@ -61,3 +62,62 @@ def test_near_duplicates_that_semievol_leaves_out_teach_no_reference_either(tmp_
     assert _ids(cells["sft_matched"], "rounds/0000/examples") == labels
     assert len(_ids(cells["oracle"], "oracle/examples") - labels) == 64
     assert {"data/near_duplicates", "data/distinct/labeled", "rounds/0000/train"} <= _shared(cells["semievol"])
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> str:
+    """An adapter that was fine-tuned elsewhere, on other labels."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    _write(elsewhere)
+    write_rows(elsewhere / "labeled.csv", questions(8, "other"), answers=True)
+    make(cell := _cell(elsewhere, "sft"))
+    return f"{cell.root}/rounds/0000/train/adapter"
+
+
+def test_labels_alone_are_learned_whatever_the_rounds_begin_with(tmp_path: Path, adapter: str) -> None:
+    _write(tmp_path)
+    cells = {name: _cell(tmp_path, name, **{"method.warm_adapter": adapter}) for name in ("sft", "semievol")}
+    for cell in cells.values():
+        make(cell)
+
+    sft, semievol = (dict(read_steps(cell.root)) for cell in cells.values())
+    learned = sft["rounds/0000/train"]
+    assert "imported" not in learned["settings"]
+    assert learned["inputs"]["examples"] == sft["rounds/0000/examples"]["committed"]["digest"]
+    assert semievol["rounds/0000/train"]["settings"] == {"imported": True}
+    assert {"rounds/0000/train", "rounds/0000/evaluate"}.isdisjoint(_shared(cells["semievol"]))
+    assert summary.summarise(cells["sft"].root).first == summary.LABELS_ONLY
+
+
+def test_run_that_began_with_an_imported_adapter_is_not_said_to_have_begun_with_labels(
+    tmp_path: Path, adapter: str
+) -> None:
+    _write(tmp_path)
+    make(cell := _cell(tmp_path, "semievol", **{"method.warm_adapter": adapter}))
+    found = summary.summarise(cell.root)
+    told = summary.render(found), Path(write_report(cell.root)).read_text(encoding="utf-8")
+
+    assert [a.model for a in found.accuracies] == [summary.UNTOUCHED, summary.IMPORTED, summary.SEMIEVOL]
+    assert found.gain is not None
+    assert found.gain.value == pytest.approx(found.accuracies[2].accuracy.value - found.accuracies[1].accuracy.value)
+    assert "SemiEvol - imported adapter:" in told[0]
+    assert "SemiEvol − imported adapter:" in told[1]
+    assert not any("labels only" in text for text in told)
+
+
+def test_base_without_a_warm_up_has_its_labels_only_model_and_its_warm_variants(tmp_path: Path) -> None:
+    _write(tmp_path)
+    own = {"method.warm_up": False, "method.collaborators": [{"demonstrations": 1}, {}]}
+    cells = {name: _cell(tmp_path, name, **own) for name in ("sft", "naive", "semievol")}
+    for cell in cells.values():
+        make(cell)
+
+    sft, naive, semievol = (dict(read_steps(cell.root)) for cell in cells.values())
+    assert sft["rounds/0000/evaluate"]["inputs"]["adapter"] == sft["rounds/0000/train"]["committed"]["digest"]
+    assert naive["rounds/0000/train"]["committed"]["digest"] == sft["rounds/0000/train"]["committed"]["digest"]
+    assert "rounds/0000/train" not in semievol
+    found = summary.summarise(cells["semievol"].root)
+    assert [a.model for a in found.accuracies] == [summary.UNTOUCHED, summary.SEMIEVOL]
+    assert "SemiEvol - untouched model:" in summary.render(found)
+    assert "SemiEvol − untouched model:" in Path(write_report(cells["semievol"].root)).read_text(encoding="utf-8")
