@@ -11,7 +11,7 @@ from typing import Any
 from semievol_ray import tables
 from semievol_ray.core.metrics import Interval, paired_difference
 from semievol_ray.runs import Step, read_events, read_manifest, read_steps
-from semievol_ray.stages.evaluate import correctness
+from semievol_ray.stages.evaluate import asked, correctness
 from semievol_ray.starts import Starts, engine_starts, starts_shown
 
 UNTOUCHED, LABELS_ONLY, IMPORTED, SEMIEVOL = "untouched model", "labels only", "imported adapter", "SemiEvol"
@@ -62,8 +62,8 @@ def summarise(root: str) -> Summary:
     evaluated = _evaluated(done, first, manifest.get("final", {}).get("round"))
     gain = None
     if {first, SEMIEVOL} <= set(evaluated):
-        right = [correctness(_step(root, evaluated[model])) for model in (SEMIEVOL, first)]
-        gain = paired_difference(right[0], right[1])
+        steps = [_step(root, evaluated[model]) for model in (SEMIEVOL, first)]
+        gain = paired_difference(correctness(steps[0]), correctness(steps[1]), asked(steps[0]))
     return Summary(
         name=str(manifest["name"]),
         root=root,

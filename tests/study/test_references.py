@@ -10,6 +10,7 @@ from semievol_ray.report import write_report
 from semievol_ray.runs import Step, read_steps
 from semievol_ray.study.cell import Cell, make
 from semievol_ray.study.file import Variant
+from semievol_ray.study.result import read_result
 from semievol_ray.study.variants import BUILT_IN, varied
 from tests.conftest import questions, write_config, write_rows
 
@@ -38,6 +39,15 @@ def _ids(cell: Cell, name: str) -> set[str]:
     assert record["committed"]
     step = Step(f"{cell.root}/{name}", name, tuple(record["parts"]))
     return {i for part in step.parts for i in step.read_part(part, schema.EXAMPLES, ["id"]).column("id").to_pylist()}
+
+
+def test_result_knows_which_question_every_row_of_the_test_split_asks(tmp_path: Path) -> None:
+    _write(tmp_path)
+    write_rows(tmp_path / "test.csv", ["an oak [plant]", "a cow [animal]", "an oak [plant]"], answers=True)
+    make(cell := _cell(tmp_path, "sft"))
+    found = read_result("sft", 0, cell.root, "rounds/0000/evaluate")
+    assert len(found.questions) == len(found.correct) == 3
+    assert found.questions[0] == found.questions[2] != found.questions[1]
 
 
 def _shared(cell: Cell) -> set[str]:
