@@ -130,11 +130,13 @@ def _not_asked(drafts: Sequence[Row]) -> Row:
 async def _justify(job: Manner, row: Mapping[str, Any], answers: Sequence[str | None], asker: Asker) -> Row:
     question = asker.task.render_question(row["question"], row["options"])
     candidates = shuffled(row["id"], answers)
+    different = list(dict.fromkeys(candidates))
+    told = [*(different[:k] for k in range(len(different) + 1)), candidates]  # repeats go first where not all fit
 
-    def render(_: int) -> tuple[Message, ...]:
-        return justification_messages(asker.task.instruction, question, candidates)
+    def render(k: int) -> tuple[Message, ...]:
+        return justification_messages(asker.task.instruction, question, told[k])
 
-    return await asker.ask(render, 0, row["options"], job.sampling, job.adapter)
+    return await asker.ask(render, len(told) - 1, row["options"], job.sampling, job.adapter)
 
 
 async def _confidence(job: Manner, row: Row, vote: Vote, reply: Row, label: str, asker: Asker) -> float | None:

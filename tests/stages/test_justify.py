@@ -65,6 +65,35 @@ def test_justification_sees_readable_answers_greedily_and_keeps_the_vote(job_of:
     assert "proposed" not in proposed[3]  # with no readable draft it is the plain question
 
 
+def _told(prompt: str) -> str:
+    """The drafts' answers that a prompt tells of; nothing in the plain question."""
+    return prompt.partition("Others answered: ")[2].partition(".")[0]
+
+
+def test_answers_that_do_not_fit_beside_the_question_are_left_out_repeats_first(job_of: JobOf, asking: Asking) -> None:
+    engine, asker = asking(lambda _: "Answer: plant")
+    _rows(job_of("mean_nll"), asker)
+    asked = list(zip(engine.prompts, engine.requests, strict=True))
+    plain = next(len(request.prompt_ids) for prompt, request in asked if "number 3" in prompt)
+    beside = plain + len(" Others answered: .")
+
+    def asked_within(room: int) -> tuple[list[str], set[str | None]]:
+        engine, narrow = asking(lambda _: "Answer: plant")
+        rows = _rows(job_of("mean_nll"), replace(narrow, max_model_len=room + 16))  # 16 to answer
+        found = {i: prompt for prompt in engine.prompts for i in range(5) if f"number {i}" in prompt}
+        return [_told(found[i]) for i in sorted(found)], {row["error"] for row in rows}
+
+    whole = _told(next(prompt for prompt in engine.prompts if "number 1" in prompt))
+    assert set(whole.split(", ")) == {"food", "plant"}
+    assert asked_within(beside + 11) == (["food, food", whole, "animal", "", "plant"], {None})
+    assert asked_within(beside + 9) == (["food", whole.split(", ")[0], "animal", "", "plant"], {None})
+    assert asked_within(beside + 3) == ([""] * 5, {None})
+    assert asked_within(plain - 1)[1] == {
+        f"the question alone takes {plain} tokens; numerics.max_model_len {plain + 15} less 16 to answer leaves "
+        f"{plain - 1}"
+    }
+
+
 def test_split_asks_only_where_drafts_differ_and_keeps_the_vote_elsewhere(job_of: JobOf, asking: Asking) -> None:
     engine, asker = asking(lambda _: "Answer: animal")
     rows = _rows(job_of("scored_nll", "split"), asker)
