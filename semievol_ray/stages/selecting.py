@@ -3,6 +3,7 @@
 Invariant: the dev slice of round r alone sets a calibrated threshold of round r; gold answers of the pool set nothing.
 """
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 
 from semievol_ray import schema
 from semievol_ray.config import GuardConfig
-from semievol_ray.core.calibration import fewest_certifying, largest_certifiable
+from semievol_ray.core.calibration import fewest_certifying, largest_certifiable, smallest_error
 from semievol_ray.core.selection import Cut, Decision
 from semievol_ray.errors import ConfigError, NothingAcceptedError
-from semievol_ray.methodconfig import PercentileConfig, PrecisionBoundConfig
+from semievol_ray.methodconfig import FdrConfig, PercentileConfig, PrecisionBoundConfig
 from semievol_ray.runs import Step
 from semievol_ray.stages.audit import audit_round, totals_of
 from semievol_ray.stages.context import Context
@@ -36,9 +37,17 @@ class Selection:
 def check_feasible(context: Context, data: Data) -> None:
     """Refuse a calibrated rule that no threshold can meet, before anything is trained. Raises ConfigError."""
     rule, rounds = context.config.method.select, context.config.method.rounds.num
-    if not isinstance(rule, PrecisionBoundConfig) or data.dev is None:
+    if data.dev is None:
         return
     num_rows = data.dev.rows.num_rows() // rounds
+    match rule:
+        case PrecisionBoundConfig():
+            _check_bound(rule, num_rows)
+        case FdrConfig():
+            _check_error(rule, num_rows)
+
+
+def _check_bound(rule: PrecisionBoundConfig, num_rows: int) -> None:
     needed = fewest_certifying(rule.target_precision, rule.level)
     if num_rows < needed:
         most = largest_certifiable(num_rows, rule.level)
@@ -46,6 +55,16 @@ def check_feasible(context: Context, data: Data) -> None:
             f"data.dev: {num_rows} rows a round certify a precision of at most {most:.3f} at {100 * rule.level:g}% "
             f"confidence, all of them right; method.select.target_precision {rule.target_precision:g} takes at least "
             f"{needed}. Hold out more rows, lower the target or the level, or do fewer rounds."
+        )
+
+
+def _check_error(rule: FdrConfig, num_rows: int) -> None:
+    least = smallest_error(num_rows)
+    if rule.target_error < least:
+        raise ConfigError(
+            f"data.dev: {num_rows} rows a round keep the expected share of wrong labels at {least:.3f} at best, none "
+            f"of them wrong; method.select.target_error {rule.target_error:g} takes at least "
+            f"{math.ceil(1 / rule.target_error - 1e-9) - 1}. Hold out more rows, raise the target, or do fewer rounds."
         )
 
 

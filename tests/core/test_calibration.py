@@ -18,6 +18,7 @@ from semievol_ray.core.calibration import (
     largest_certifiable,
     precision_bound,
     precision_lower_bound,
+    smallest_error,
     upper_tail,
 )
 
@@ -166,6 +167,13 @@ def test_fdr_threshold_matches_benjamini_hochberg_in_fractions(
     num_dev = len(wrong) + num_right
     found = fdr_threshold(floats(*wrong), num_dev, floats(*pool), sixteenths / 16)
     assert found == benjamini_hochberg(wrong, num_dev, pool, Fraction(sixteenths, 16))
+
+
+@pytest.mark.parametrize("percent", [1, 5, 10, 20, 30])
+def test_smallest_error_is_the_first_at_which_a_slice_without_a_wrong_row_accepts_any(percent: int) -> None:
+    for num_dev in range(1, 130):
+        reached = fdr_threshold(floats(), num_dev, floats(*range(1, 8)), percent / 100) is not None
+        assert reached is (percent / 100 >= smallest_error(num_dev))
 
 
 def test_fdr_threshold_of_an_empty_pool_or_slice_accepts_nothing() -> None:

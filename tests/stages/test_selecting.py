@@ -92,6 +92,22 @@ def test_dev_fold_too_small_to_certify_is_refused_with_what_it_could(
         assert words in told[0]
 
 
+@pytest.mark.parametrize(("num_dev", "is_refused"), [(37, True), (38, False)])
+def test_dev_fold_too_small_for_its_target_error_is_refused_with_the_smallest(
+    num_dev: int, is_refused: bool, context_of: ContextOf, step_of: StepOf, labeled: Step, pool: Step
+) -> None:
+    rows = step_of("data/dev", schema.UNLABELED, [{"id": f"d{i}"} for i in range(num_dev)])
+    context = _context(context_of, {"rule": "fdr", "target_error": 0.05}, num_dev)
+    told = []
+    try:
+        check_feasible(context, Data(labeled, Fold(pool, pool), None, Fold(rows, rows), None))
+    except ConfigError as error:
+        told.append(str(error))
+    assert bool(told) == is_refused
+    for words in ("18 rows a round", "at 0.053 at best", "takes at least 19", "fewer rounds") if is_refused else ():
+        assert words in told[0]
+
+
 def test_dev_slice_of_the_round_alone_sets_its_threshold(
     context_of: ContextOf, round_of: Rounds, tmp_path: Path
 ) -> None:
