@@ -2,8 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,23 @@ JobOf = Callable[..., JustifyJob]
 
 @pytest.fixture
 def job_of(pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]) -> JobOf:
-    """job_of(confidence, when=..., failed=ids of which every draft failed) -> the job over DRAFTED."""
+    """job_of(confidence, when=..., failed=ids of which every draft failed, cut_off=...) -> the job over DRAFTED.
 
-    def make(confidence: Confidence, when: Any = "always", failed: tuple[str, ...] = ()) -> JustifyJob:
+    cut_off: id -> which of its drafts ended at max_tokens.
+    """
+
+    def make(
+        confidence: Confidence,
+        when: Any = "always",
+        failed: tuple[str, ...] = (),
+        cut_off: Mapping[str, tuple[bool, ...]] = MappingProxyType({}),
+    ) -> JustifyJob:
         drafts = []
         for number in range(2):
             rows = [{"id": f"r{i}", "answer": answers[number]} for i, answers in enumerate(DRAFTED)]
             rows = [{**row, "error": "too long"} if row["id"] in failed else row for row in rows]
+            ends = {row_id: "length" if of_row[number] else "stop" for row_id, of_row in cut_off.items()}
+            rows = [{**row, "finish_reason": ends.get(str(row["id"]), "stop")} for row in rows]
             drafts.append(step_of(f"drafts/c{number}-{len(failed)}", schema.DRAFTS, rows[:3], rows[3:]))
         step = begun("justify", pool.parts)
         return JustifyJob(step, pool, tuple(drafts), Sampling(0.0, 16), "warm", confidence, when)
@@ -183,6 +194,19 @@ def test_row_whose_justification_was_cut_off_has_an_answer_and_no_confidence(
     reply = ("Answer: food but", "length")
     rows = _rows(job_of(confidence), asking(lambda prompt: reply if "number 4" in prompt else "Answer: food")[1])
     assert (rows[4]["answer"], rows[4]["label"], rows[4]["confidence"]) == ("food", "food", None)
+
+
+@pytest.mark.parametrize("confidence", ["scored_nll", "vote_entropy", "answer_posterior"])
+@pytest.mark.parametrize("when", ["never", "split"])
+def test_vote_that_only_drafts_cut_off_at_their_end_gave_has_no_confidence(
+    confidence: Confidence, when: Any, job_of: JobOf, asking: Asking
+) -> None:
+    cut_off = {"r0": (True, True), "r4": (True, False)}
+    rows = _rows(job_of(confidence, when, cut_off=cut_off), asking(lambda _: "Answer: food")[1])
+    kept = {row["id"]: row for row in rows if row["label_source"] == "vote"}
+    assert (kept["r0"]["label"], kept["r0"]["confidence"]) == ("food", None)
+    assert kept["r4"]["label"] == "plant"
+    assert kept["r4"]["confidence"] is not None
 
 
 def test_candidates_are_the_labels_or_the_letters_of_the_options(task: Task) -> None:
