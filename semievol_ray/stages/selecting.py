@@ -23,6 +23,7 @@ from semievol_ray.stages.cuts import TIES_WARNING_POINTS, Judged, choose_cuts
 from semievol_ray.stages.evaluate import is_right, pseudo_label_metrics
 from semievol_ray.stages.ingest import Data
 from semievol_ray.stages.pools import dev_slices
+from semievol_ray.stages.scaffold import remove
 from semievol_ray.stages.select import Answered, Cuts, select
 
 
@@ -97,13 +98,19 @@ def select_round(
     if not step.committed() or (dev_step and not dev_step.committed()):
         assert context.resources
         judged = _judged(context, number, data, dev) if calibrated and dev else None
-        cuts = choose_cuts(
-            answered,
-            method.select,
-            judged=judged,
-            ceiling=cuts_of(ceiling) if ceiling else None,
-            label_counts=_label_counts(data.labeled) if method.select.quota is not None else None,
-        )
+        try:
+            cuts = choose_cuts(
+                answered,
+                method.select,
+                judged=judged,
+                ceiling=cuts_of(ceiling) if ceiling else None,
+                label_counts=_label_counts(data.labeled) if method.select.quota is not None else None,
+            )
+        except NothingAcceptedError:
+            for begun in (step, dev_step):  # nothing was decided, so that another rule may begin them
+                if begun and not begun.committed():
+                    remove(context.run, begun.name)
+            raise
         with context.progress.step(f"round-{number} select", answered.pool.num_rows(step.missing_parts())) as bar:
             select(step, answered, cuts, lambda decided: bar.advance(decided.total()))
         if dev and dev_step:
