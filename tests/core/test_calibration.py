@@ -209,6 +209,17 @@ def test_fdr_threshold_holds_its_target_in_simulated_pools(simulated: list[tuple
     assert np.mean([row[3] for row in simulated]) > 0.4
 
 
+def test_fdr_threshold_does_not_hold_for_a_slice_with_fewer_wrong_rows_though_these_are_exchangeable() -> None:
+    generator, errors = np.random.default_rng(5), []
+    for _ in range(200):
+        pool_R, right_R = draw(generator, 2000, POOLS["standard"])
+        confidences_D, correct_D = draw(generator, 2000, POOLS["standard"])
+        kept_D = correct_D | (generator.random(2000) < 0.25)  # wrong rows by chance alone: their H is drawn alike
+        tau = fdr_threshold(confidences_D[~correct_D & kept_D], int(kept_D.sum()), pool_R, 0.1)
+        errors.append(0.0 if tau is None else float((~right_R[pool_R <= tau]).mean()))
+    assert np.mean(errors) > 0.15
+
+
 def test_precision_bound_rarely_certifies_where_confidence_says_nothing() -> None:
     generator, certified = np.random.default_rng(6), 0
     for _ in range(400):
