@@ -7,7 +7,7 @@ import pytest
 
 from semievol_ray import configfile, schema, summary
 from semievol_ray.report import write_report
-from semievol_ray.runs import Step, read_steps
+from semievol_ray.runs import Step, read_manifest, read_steps
 from semievol_ray.study.cell import Cell, make
 from semievol_ray.study.file import Variant
 from semievol_ray.study.result import read_result
@@ -83,6 +83,25 @@ def adapter(tmp_path: Path) -> str:
     write_rows(elsewhere / "labeled.csv", questions(8, "other"), answers=True)
     make(cell := _cell(elsewhere, "sft"))
     return f"{cell.root}/rounds/0000/train/adapter"
+
+
+def test_matched_variant_takes_all_steps_of_semievol_and_is_validated_as_often(tmp_path: Path) -> None:
+    _write(tmp_path)
+    early = {"data.validation": 4, "train.early_stopping": {"patience": 1, "min_delta": 0.1}}
+    cells = {name: _cell(tmp_path, name, **early) for name in ("semievol", "sft_matched")}
+    for cell in cells.values():
+        make(cell)
+
+    semievol, ours = (dict(read_steps(cell.root)) for cell in cells.values())
+    handed_over = f"rounds/{read_manifest(cells['semievol'].root)['final']['round']:04d}"
+    taken = semievol[f"{handed_over}/train"]["committed"]["metrics"]["num_steps"]
+    num_examples = semievol[f"{handed_over}/examples"]["committed"]["num_rows"]
+    settings = ours["sft_matched/train"]["settings"]["train"]
+    assert settings["max_steps"] == taken
+    assert settings["early_stopping"] == {
+        "patience": taken, "eval_steps": -(-num_examples // settings["train_batch_size"]), "min_delta": 0.1
+    }  # fmt: skip
+    assert semievol["rounds/0001/train"]["settings"]["train"]["early_stopping"]["patience"] == 1
 
 
 def test_labels_alone_are_learned_whatever_the_rounds_begin_with(tmp_path: Path, adapter: str) -> None:
