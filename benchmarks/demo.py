@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,19 @@ from semievol_ray.core.metrics import Interval, bootstrap_interval, paired_diffe
 from semievol_ray.errors import SemievolError
 from semievol_ray.runs import Step, read_steps
 from semievol_ray.stages.cluster import connected
-from semievol_ray.stages.evaluate import correctness
+from semievol_ray.stages.evaluate import asked, correctness
 from semievol_ray.summary import LABELS_ONLY, SEMIEVOL, UNTOUCHED, Summary, summarise
 
 CONFIG = Path(__file__).parent / "configs" / "wordnet.yaml"
 EVALUATIONS = {UNTOUCHED: "base/evaluate", LABELS_ONLY: "rounds/0000/evaluate", SEMIEVOL: "rounds/0001/evaluate"}
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The test rows of all seeds, one seed after the other: which each model has right, and what each row asks."""
+
+    right: "Mapping[str, np.ndarray[Any, Any]]"
+    questions: tuple[str, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,19 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("demo: stopped; the same command continues", file=sys.stderr)
         return 130
     found = {seed: summarise(f"{options.runs}/seed-{seed}") for seed in seeds}
-    right = {model: _pooled(found, name) for model, name in EVALUATIONS.items()}
-    print(render(found, right, seconds))
+    pooled = _pooled(found)
+    print(render(found, pooled, seconds))
     if options.out:
-        Path(options.out).write_text(json.dumps(result(found, right, seconds), indent=1) + "\n", encoding="utf-8")
+        Path(options.out).write_text(json.dumps(result(found, pooled, seconds), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def render(
-    found: Mapping[int, Summary], right: Mapping[str, "np.ndarray[Any, Any]"], seconds: Mapping[int, float]
-) -> str:
+def render(found: Mapping[int, Summary], pooled: Pooled, seconds: Mapping[int, float]) -> str:
     """The table of all seeds: accuracies, the pooled gain, pseudo-labels, seconds per step, where the runs lie."""
     accuracy_rows = [
-        (model, *(_of(summary, model) for summary in found.values()), _shown(_accuracy(right[model])))
+        (model, *(_of(summary, model) for summary in found.values()), _shown(_accuracy(pooled, model)))
         for model in EVALUATIONS
     ]
     header = ("accuracy", *(f"seed {seed}" for seed in found), "pooled")
@@ -71,7 +78,7 @@ def render(
     steps = list(next(iter(found.values())).seconds)
     time_rows = [(step, *(tables.seconds(s.seconds.get(step, 0.0)) for s in found.values())) for step in steps]
     time_rows.append(("this command", *(tables.seconds(seconds[seed]) for seed in found)))
-    gain = gain_of(right)
+    gain = gain_of(pooled)
     return "\n\n".join(
         [
             tables.table(header, accuracy_rows) + f"\n{_gain_sentence(gain, found)}",
@@ -82,15 +89,13 @@ def render(
     )
 
 
-def result(
-    found: Mapping[int, Summary], right: Mapping[str, "np.ndarray[Any, Any]"], seconds: Mapping[int, float]
-) -> dict[str, Any]:
+def result(found: Mapping[int, Summary], pooled: Pooled, seconds: Mapping[int, float]) -> dict[str, Any]:
     """The result file: every figure of the table, with the environment it was measured in."""
-    gain = gain_of(right)
+    gain = gain_of(pooled)
     metrics: dict[str, float] = {
         "gain_points": 100 * gain.value, "gain_points_low": 100 * gain.low, "gain_points_high": 100 * gain.high
     }  # fmt: skip
-    for model, correct in right.items():
+    for model, correct in pooled.right.items():
         metrics[f"accuracy {model}"] = float(correct.mean())
     for seed, summary in found.items():
         metrics |= {f"accuracy {a.model} seed {seed}": a.accuracy.value for a in summary.accuracies}
@@ -109,9 +114,9 @@ def result(
     }
 
 
-def gain_of(right: Mapping[str, "np.ndarray[Any, Any]"]) -> Interval:
+def gain_of(pooled: Pooled) -> Interval:
     """accuracy(SemiEvol) - accuracy(labels only), paired over the test rows of all seeds."""
-    return paired_difference(right[SEMIEVOL], right[LABELS_ONLY])
+    return paired_difference(pooled.right[SEMIEVOL], pooled.right[LABELS_ONLY], pooled.questions)
 
 
 def _run(seed: int, root: str, overrides: Sequence[str]) -> float:
@@ -122,17 +127,18 @@ def _run(seed: int, root: str, overrides: Sequence[str]) -> float:
     return time.monotonic() - began
 
 
-def _pooled(found: Mapping[int, Summary], name: str) -> "np.ndarray[Any, Any]":
-    """Right or wrong for the test rows of every seed, one seed after the other."""
-    parts = []
-    for summary in found.values():
-        record = dict(read_steps(summary.root))[name]
-        parts.append(correctness(Step(f"{summary.root}/{name}", name, tuple(record["parts"]))))
-    return np.concatenate(parts)
+def _pooled(found: Mapping[int, Summary]) -> Pooled:
+    def steps(name: str) -> list[Step]:
+        records = {s.root: dict(read_steps(s.root))[name] for s in found.values()}
+        return [Step(f"{root}/{name}", name, tuple(record["parts"])) for root, record in records.items()]
+
+    right = {model: np.concatenate([*map(correctness, steps(name))]) for model, name in EVALUATIONS.items()}
+    return Pooled(right, tuple(question for step in steps(EVALUATIONS[SEMIEVOL]) for question in asked(step)))
 
 
-def _accuracy(correct: "np.ndarray[Any, Any]") -> Interval:
-    return Interval(float(correct.mean()), *bootstrap_interval(correct))
+def _accuracy(pooled: Pooled, model: str) -> Interval:
+    correct = pooled.right[model]
+    return Interval(float(correct.mean()), *bootstrap_interval(correct, pooled.questions))
 
 
 def _of(summary: Summary, model: str) -> str:

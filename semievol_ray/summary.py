@@ -11,10 +11,10 @@ from typing import Any
 from semievol_ray import tables
 from semievol_ray.core.metrics import Interval, paired_difference
 from semievol_ray.runs import Step, read_events, read_manifest, read_steps
-from semievol_ray.stages.evaluate import correctness
+from semievol_ray.stages.evaluate import asked, correctness
 from semievol_ray.starts import Starts, engine_starts, starts_shown
 
-UNTOUCHED, LABELS_ONLY, SEMIEVOL = "untouched model", "labels only", "SemiEvol"
+UNTOUCHED, LABELS_ONLY, IMPORTED, SEMIEVOL = "untouched model", "labels only", "imported adapter", "SemiEvol"
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class PseudoLabels:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run's results; `gain` is accuracy(SemiEvol) - accuracy(labels only), None without a test split."""
+    """A run's results; `gain` is accuracy(SemiEvol) - accuracy(`first`, see `first_model`), None without both."""
 
     name: str
     root: str
+    first: str
     accuracies: tuple[Accuracy, ...]
     gain: Interval | None
     pseudo_labels: tuple[PseudoLabels, ...]
@@ -55,21 +56,36 @@ class Summary:
 def summarise(root: str) -> Summary:
     """The results in a run directory, of the steps that are committed. Raises UserError when the folder is none."""
     manifest = read_manifest(root)
-    done = {name: record["committed"] for name, record in read_steps(root) if record.get("committed")}
-    evaluated = _evaluated(done, manifest.get("final", {}).get("round"))
+    records = dict(read_steps(root))
+    done = {name: record["committed"] for name, record in records.items() if record.get("committed")}
+    first = first_model(records, manifest["config"])
+    evaluated = _evaluated(done, first, manifest.get("final", {}).get("round"))
     gain = None
-    if {LABELS_ONLY, SEMIEVOL} <= set(evaluated):
-        right = [correctness(_step(root, evaluated[model])) for model in (SEMIEVOL, LABELS_ONLY)]
-        gain = paired_difference(right[0], right[1])
+    if {first, SEMIEVOL} <= set(evaluated):
+        steps = [_step(root, evaluated[model]) for model in (SEMIEVOL, first)]
+        gain = paired_difference(correctness(steps[0]), correctness(steps[1]), asked(steps[0]))
     return Summary(
         name=str(manifest["name"]),
         root=root,
+        first=first,
         accuracies=tuple(_accuracy(model, done[name]["metrics"]) for model, name in evaluated.items()),
         gain=gain,
         pseudo_labels=tuple(_pseudo_labels(name, c) for name, c in sorted(done.items()) if _is_selection(name)),
         seconds=_seconds(root, done),
         starts=engine_starts(read_events(root)),
     )
+
+
+def first_model(records: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> str:
+    """What the rounds begin with: the labels alone, an adapter made elsewhere, or M_base (`method.warm_up: false`).
+
+    records: step.json by the names of steps. Until there is an M_warm the configuration says what it will be.
+    """
+    method, record = config.get("method") or {}, records.get("rounds/0000/train")
+    if record is None:
+        is_imported = bool(method.get("warm_adapter"))
+        return UNTOUCHED if method.get("warm_up") is False else IMPORTED if is_imported else LABELS_ONLY
+    return IMPORTED if record["settings"].get("imported") else LABELS_ONLY
 
 
 def render(found: Summary) -> str:
@@ -87,13 +103,13 @@ def _accuracy_table(found: Summary) -> str:
         for a in found.accuracies
     ]  # fmt: skip
     lines = tables.table(("test split", "accuracy", "95% interval", "rows", "unreadable"), rows)
-    return f"{lines}\n{_gain_line(found.gain)}" if found.gain else lines
+    return f"{lines}\n{_gain_line(found.gain, found.first)}" if found.gain else lines
 
 
-def _gain_line(gain: Interval) -> str:
+def _gain_line(gain: Interval, first: str) -> str:
     points, low, high = (100 * value for value in (gain.value, gain.low, gain.high))
     note = ", which includes 0" if low <= 0 <= high else ""
-    return f"SemiEvol - labels only: {points:+.1f} points\n  (paired 95% interval {low:+.1f} to {high:+.1f}{note})"
+    return f"SemiEvol - {first}: {points:+.1f} points\n  (paired 95% interval {low:+.1f} to {high:+.1f}{note})"
 
 
 def _pseudo_label_table(found: Summary) -> str:
@@ -115,13 +131,14 @@ def _time_table(found: Summary) -> str:
     return f"{table}\nof which engine starts: {starts_shown(found.starts)}" if found.starts else table
 
 
-def _evaluated(done: Mapping[str, Any], final: int | None) -> dict[str, str]:
+def _evaluated(done: Mapping[str, Any], first: str, final: int | None) -> dict[str, str]:
     """Which evaluation step stands for which model; SemiEvol's is that of the round that the run handed over."""
     rounds = sorted(name for name in done if name.startswith("rounds/") and name.endswith("/evaluate"))
     later = [name for name in rounds if name != "rounds/0000/evaluate"]
     chosen = f"rounds/{final:04d}/evaluate" if final is not None else later[-1] if later else ""
     others = {f"after round {int(name.split('/')[1])}": name for name in later if name != chosen}
-    models = {UNTOUCHED: "base/evaluate", LABELS_ONLY: "rounds/0000/evaluate", **others, SEMIEVOL: chosen}
+    began = {} if first == UNTOUCHED else {first: "rounds/0000/evaluate"}
+    models = {UNTOUCHED: "base/evaluate", **began, **others, SEMIEVOL: chosen}
     return {model: name for model, name in models.items() if name in done}
 
 

@@ -85,7 +85,8 @@ def random_draft(rng: random.Random) -> Draft:
     kind = rng.random()
     if kind < 0.1:
         return Draft(None, error=True)
-    return Draft(None if kind < 0.25 else rng.choice(ANSWERS[: rng.choice([2, 3, 6])]))
+    answer = None if kind < 0.25 else rng.choice(ANSWERS[: rng.choice([2, 3, 6])])
+    return Draft(answer, truncated=rng.random() < 0.3)
 
 
 def random_answered(rng: random.Random, num_collaborators: int) -> Answered:
@@ -122,7 +123,8 @@ def pool_of(rows: list[Row]) -> MemoryStep:
 def drafts_of(pool: MemoryStep, said: dict[str, Answered], nth: int) -> MemoryStep:
     def row(row_id: str) -> dict[str, Any]:
         draft = said[row_id].drafts[nth]
-        return {"id": row_id, "answer": draft.answer, "error": FAILED if draft.error else None}
+        finish = None if draft.error else "length" if draft.truncated else "stop"
+        return {"id": row_id, "answer": draft.answer, "finish_reason": finish, "error": FAILED if draft.error else None}
 
     ids = {part: pool.tables[part].column("id").to_pylist() for part in pool.parts}
     return step_of(schema.DRAFTS, {part: [row(i) for i in of_part] for part, of_part in ids.items()})

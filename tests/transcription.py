@@ -17,10 +17,14 @@ Scored = tuple[str, float, float]
 
 @dataclass(frozen=True)
 class Draft:
-    """One collaborator's answer to one row: what was read, None if unreadable; `error` where the engine failed."""
+    """One collaborator's answer to one row: what was read, None if unreadable; `error` where the engine failed.
+
+    `truncated`: it ended at max_tokens.
+    """
 
     answer: str | None
     error: bool = False
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Vote:
-    """The tally of one row's drafts."""
+    """The tally of one row's drafts; `truncated`: every draft that gave the answer ended at max_tokens."""
 
     answer: str | None
     share: float
     entropy: float
     unanimous: bool
+    truncated: bool
 
 
 @dataclass(frozen=True)
@@ -95,24 +100,26 @@ def float32(value: float) -> float:
 
 def vote(drafts: list[Draft], equal: Equal) -> Vote:
     """An answer joins the first group whose first member it equals, in collaborator order; a plurality tie is none."""
-    groups: list[list[str]] = []
+    groups: list[tuple[str, list[Draft]]] = []
     for draft in drafts:
         if draft.answer is None or draft.error:
             continue
-        for group in groups:
-            if equal(group[0], draft.answer):
-                group.append(draft.answer)
+        for first, group in groups:
+            if equal(first, draft.answer):
+                group.append(draft)
                 break
         else:
-            groups.append([draft.answer])
-    n, sizes = len(drafts), [len(group) for group in groups]
+            groups.append((draft.answer, [draft]))
+    n, sizes = len(drafts), [len(group) for _, group in groups]
     largest = max(sizes, default=0)
-    winners = [group[0] for group in groups if len(group) == largest]
+    winners = [(first, group) for first, group in groups if len(group) == largest]
     alone = n - sum(sizes)  # OPEN: an unreadable draft agrees with nobody, so it weighs 1/n in the entropy
     entropy = -sum(size / n * math.log(size / n) for size in sizes + [1] * alone)
     if len(winners) != 1:
-        return Vote(None, 0.0, entropy, False)
-    return Vote(winners[0], largest / n, entropy, len(groups) == 1 and largest == n)
+        return Vote(None, 0.0, entropy, False, False)
+    answer, givers = winners[0]
+    truncated = all(draft.truncated for draft in givers)  # OPEN: one whole completion of the answer is enough
+    return Vote(answer, largest / n, entropy, len(groups) == 1 and largest == n, truncated)
 
 
 def is_justified(tally: Vote, when: str) -> bool:
@@ -130,7 +137,8 @@ def kept_answer(row: Answered, tally: Vote, when: str) -> tuple[str | None, bool
 
 def confidence(row: Answered, tally: Vote, label: str | None, method: Method) -> float | None:
     """H of the row as float32; None without a kept answer, or where that answer comes from a truncated completion."""
-    if label is None or (row.truncated and is_justified(tally, method.justify)):  # OPEN: whatever the estimator
+    truncated = row.truncated if is_justified(tally, method.justify) else tally.truncated
+    if label is None or truncated:  # OPEN: whatever the estimator
         return None
     value = tally.entropy if method.confidence == "vote_entropy" else row.numbers[method.confidence]
     return None if value is None else float32(value)

@@ -41,6 +41,11 @@ def largest_certifiable(num_rows: int, level: float) -> float:
     return float((1 - level) ** (1 / num_rows)) if num_rows else 0.0
 
 
+def smallest_error(num_rows: int) -> float:
+    """The smallest `target_error` at which `fdr_threshold` can accept a row, none of D rows being wrong: 1/(D + 1)."""
+    return 1 / (num_rows + 1)
+
+
 def upper_tail(num_correct: int, num_rows: int, precision: float) -> float:
     """P(Binomial(n, p) >= k), exact to rounding: the first term by lgamma, the others by ratios, in logarithms."""
     if num_correct <= 0:

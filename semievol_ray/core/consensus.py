@@ -11,12 +11,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Vote:
-    """The outcome for one row: `answer` is None, and `share` 0, on a tie or without votes; `entropy` in nats."""
+    """The outcome for one row: `answer` is None, and `share` 0, on a tie or without votes; `entropy` in nats.
+
+    givers: places of the drafts that gave the answer.
+    """
 
     answer: str | None
     share: float
     entropy: float
     unanimous: bool
+    givers: tuple[int, ...] = ()
 
 
 def tally(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> Vote:
@@ -26,13 +30,14 @@ def tally(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> V
     `entropy` are over all n, each unreadable draft counting as a group of its own.
     """
     groups = _grouped(answers, equal)
-    sizes = [len(group) for group in groups]
+    sizes = [len(places) for places, _ in groups]
     num_unreadable = sum(answer is None for answer in answers)
     entropy = _entropy([*sizes, *[1] * num_unreadable])
     top = max(sizes, default=0)
     if sizes.count(top) != 1:
         return Vote(None, 0.0, entropy, False)
-    return Vote(groups[sizes.index(top)][0], top / len(answers), entropy, top == len(answers))
+    givers, answer = groups[sizes.index(top)]
+    return Vote(answer, top / len(answers), entropy, top == len(answers), tuple(givers))
 
 
 def shuffled(row_id: str, answers: Sequence[str | None]) -> list[str]:
@@ -42,16 +47,17 @@ def shuffled(row_id: str, answers: Sequence[str | None]) -> list[str]:
     return [readable[i] for i in order]
 
 
-def _grouped(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> list[list[str]]:
-    groups: list[list[str]] = []
-    for answer in answers:
+def _grouped(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> list[tuple[list[int], str]]:
+    """The places of each group's members, and the first member."""
+    groups: list[tuple[list[int], str]] = []
+    for place, answer in enumerate(answers):
         if answer is None:
             continue
-        home = next((group for group in groups if equal(group[0], answer)), None)
+        home = next((places for places, first in groups if equal(first, answer)), None)
         if home is None:
-            groups.append([answer])
+            groups.append(([place], answer))
         else:
-            home.append(answer)
+            home.append(place)
     return groups
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semievol_ray.core.selection import (
     FAILED,
-    UNREADABLE,
+    NO_ANSWER,
     WITHOUT_CONFIDENCE,
     Cut,
     Decision,
@@ -81,7 +81,7 @@ def decide_rows(
 
     reasons = [WITHOUT_CONFIDENCE] * len(rows.ids)
     for i in np.flatnonzero(unreadable_R):
-        reasons[i] = UNREADABLE
+        reasons[i] = NO_ANSWER
     for i in np.flatnonzero(failed_R):
         reasons[i] = f"{FAILED}{rows.errors[i]}"
     for i in np.flatnonzero(cutless_R):

@@ -4,6 +4,7 @@ Invariant: a share is given only where there is something to share: an oracle at
 alone, and surely above them. Elsewhere the ratio would divide noise by noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +27,14 @@ class HeadRoom:
         return self.gap.value >= MIN_POINTS / 100 - 1e-9 and self.gap.low > 0
 
 
-def head_room(oracle_N: NDArray[np.bool_], labels_only_N: NDArray[np.bool_]) -> HeadRoom:
-    """The head-room on N test rows, given whether each was answered right; pooled seeds stand one after the other."""
-    return HeadRoom(paired_difference(oracle_N, labels_only_N))
+def head_room(
+    oracle_N: NDArray[np.bool_], labels_only_N: NDArray[np.bool_], questions: Sequence[str] | None = None
+) -> HeadRoom:
+    """The head-room on N test rows, given whether each was answered right; pooled seeds stand one after the other.
+
+    questions: which question each row asks; without them every row asks its own.
+    """
+    return HeadRoom(paired_difference(oracle_N, labels_only_N, questions))
 
 
 def share_closed(room: HeadRoom, gain: float) -> float | None:

@@ -45,28 +45,35 @@ class DecisionRow:
 
 
 def bootstrap_interval(
-    correct: NDArray[np.bool_], seed: int = 0, num_resamples: int = 10_000, level: float = 0.95
+    correct: NDArray[np.bool_],
+    questions: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    num_resamples: int = 10_000,
+    level: float = 0.95,
 ) -> tuple[float, float]:
-    """(low, high) of the percentile bootstrap of accuracy; ValueError without rows.
-
-    Resampling n rows with k right ones is a draw from Binomial(n, k/n), so that is what is drawn.
-    """
-    num_rows = _counted(len(correct))
-    draws = np.random.default_rng(seed).binomial(num_rows, float(np.mean(correct)), num_resamples)
-    return _percentiles(draws / num_rows, level)
+    """(low, high) of the percentile bootstrap of accuracy; ValueError without rows. `questions`: see `_resampled`."""
+    return _resampled(correct.astype(np.int64), questions, seed, num_resamples, level)
 
 
 def paired_difference(
-    a: NDArray[np.bool_], b: NDArray[np.bool_], seed: int = 0, num_resamples: int = 10_000, level: float = 0.95
+    a: NDArray[np.bool_],
+    b: NDArray[np.bool_],
+    questions: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    num_resamples: int = 10_000,
+    level: float = 0.95,
 ) -> Interval:
-    """accuracy(a) - accuracy(b) on the same rows in the same order, with the interval of the paired bootstrap."""
+    """accuracy(a) - accuracy(b) on the same rows in the same order, with the interval of the paired bootstrap.
+
+    `questions`: see `_resampled`. ValueError without rows, or where one has not the rows of the other.
+    """
     if len(a) != len(b):
         raise ValueError(f"a paired difference needs the same rows: {len(a)} and {len(b)}")
-    num_rows = _counted(len(a))
-    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(~a & b))
-    shares = np.array([only_a, only_b, num_rows - only_a - only_b]) / num_rows
-    draws = np.random.default_rng(seed).multinomial(num_rows, shares, num_resamples)
-    return Interval((only_a - only_b) / num_rows, *_percentiles((draws[:, 0] - draws[:, 1]) / num_rows, level))
+    differences_N = a.astype(np.int64) - b
+    ends = _resampled(differences_N, questions, seed, num_resamples, level)
+    return Interval(float(differences_N.mean()), *ends)
 
 
 def class_table(gold: Sequence[str], predicted: Sequence[str | None]) -> list[ClassRow]:
@@ -94,6 +101,25 @@ def decision_table(counts: Mapping[str, tuple[int, int, int]]) -> list[DecisionR
 
 def _class_row(label: str, support: int, chosen: int, hits: int) -> ClassRow:
     return ClassRow(label, support, _ratio(hits, chosen), _ratio(hits, support), _ratio(2 * hits, chosen + support))
+
+
+def _resampled(
+    values_N: NDArray[np.int64], questions: Sequence[str] | None, seed: int, num_resamples: int, level: float
+) -> tuple[float, float]:
+    """(low, high) of the percentile bootstrap of a mean over N rows; ValueError without any.
+
+    questions: which question each row asks, so that those of several seeds, which are not apart, are drawn together:
+    questions are resampled, each with all its rows (a cluster bootstrap). Without them every row is its own. Questions
+    with the same sum over as many rows are alike, and how often each kind is drawn is one multinomial.
+    """
+    rows_N = np.arange(_counted(len(values_N)))
+    of_N = rows_N if questions is None else np.unique(questions, return_inverse=True)[1]
+    sums_C, sizes_C = np.bincount(of_N, values_N).astype(np.int64), np.bincount(of_N)
+    kinds_K2, nums_K = np.unique(np.column_stack([sums_C, sizes_C]), axis=0, return_counts=True)
+    order_K = np.lexsort((-kinds_K2[:, 0], kinds_K2[:, 0] == 0))  # gains, losses, the rest: a draw depends on it
+    sums_K, sizes_K = kinds_K2[order_K].T
+    draws_BK = np.random.default_rng(seed).multinomial(len(sums_C), nums_K[order_K] / len(sums_C), num_resamples)
+    return _percentiles(draws_BK @ sums_K / (draws_BK @ sizes_K), level)
 
 
 def _ratio(part: int, whole: int) -> float | None:

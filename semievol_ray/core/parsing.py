@@ -189,7 +189,11 @@ _NUMBER = re.compile(
     r"(?!\w|[.,/][0-9])(?P<percent>\s?(?:\\?%|percent\b))?"
 )
 _SECOND_NUMBER = re.compile(rf"(?:{_JOIN}|\s*(?:[-–—]|to\b))\s*[$€£]?[0-9]")
-_WORKING = re.compile(r"(?:[0-9 .,$%+*/×÷()−-]*=)+ *")
+_OPERATOR = r"(?:[-+−*/×xX÷^·]|\\(?:times|cdot|div)\b|(?:plus|minus|times|divided by)\b)"
+_UNIT = r"(?:[ ]?[^\W\d_]++){0,3}?"
+_FURTHER_NUMBER = re.compile(rf"{_UNIT}[)*_ \t]*{_OPERATOR}[ \t]*[(\\$€£]*[0-9]|[ \t]+[$€£]?[0-9]")
+_TERM = rf"[(\s]*[-+−]?(?:\\?[$€£][ ]?)?[0-9][0-9.,]*%?{_UNIT}[)\s]*"
+_WORKING = re.compile(rf"(?:(?:[0-9 .,$€£%+*/×xX÷^·()−-]*|{_TERM}(?:{_OPERATOR}{_TERM})+)=)+ *")
 
 
 def _canonical_number(match: re.Match[str]) -> str:
@@ -214,14 +218,26 @@ def _number(match: re.Match[str]) -> ParsedAnswer:
 
 
 def marked_number(text: str, start: int) -> ParsedAnswer | None:
-    """The number that the answer's line begins with, or that its leading "3 + 4 =" comes to, or the one it mentions."""
+    """The number that the answer's line begins with, or that its leading "3 + 4 =" comes to, or the one it mentions.
+
+    None where that number goes on, as "3 + 4", "3 × 10^5", "1 234" and "3 1/2" do, or another one is worked out of it.
+    """
     start = _opened(text, start)
     line = text[: (text + "\n").index("\n", start)]
     working = _WORKING.match(line, start)
     head = _head_number(line, working.end() if working else start)
     if head is None:
         return _sole_number(line, start)
-    return None if _SECOND_NUMBER.match(line, head.end) else head
+    if _SECOND_NUMBER.match(line, head.end) or _FURTHER_NUMBER.match(line, head.end):
+        return None
+    return None if not working and _is_operand(line, head) else head
+
+
+def _is_operand(line: str, head: ParsedAnswer) -> bool:
+    """Whether another number is worked out of the one that a line begins with: "20% of 50 = 10"."""
+    equals = line.rfind("=")
+    result = _sole_number(line, equals + 1) if equals >= head.end else None
+    return bool(result and result.answer != head.answer and _NUMBER.search(line, head.end, equals))
 
 
 def bare_number(text: str) -> ParsedAnswer | None:
@@ -237,4 +253,6 @@ def _head_number(text: str, start: int) -> ParsedAnswer | None:
 def _sole_number(text: str, start: int) -> ParsedAnswer | None:
     """The one value that the text from `start` mentions."""
     found = [_number(match) for match in _NUMBER.finditer(text, start)]
+    if any(_FURTHER_NUMBER.match(text, number.end) for number in found):
+        return None
     return found[-1] if len({Decimal(number.answer) for number in found}) == 1 else None

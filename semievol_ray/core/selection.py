@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 FAILED = "the engine could not answer: "
 UNREADABLE = "no answer could be read"
+NO_ANSWER = f"{UNREADABLE}, or the drafts were tied"
 WITHOUT_CONFIDENCE = "no confidence: the answer was cut off, or too long to be scored"
 
 
@@ -139,7 +140,7 @@ def decide(
     if error is not None:
         return Decision.ENGINE_ERROR, FAILED + error
     if label is None:
-        return Decision.UNREADABLE, UNREADABLE
+        return Decision.UNREADABLE, NO_ANSWER
     if confidence is None:
         return Decision.UNCERTAIN, WITHOUT_CONFIDENCE
     if not math.isfinite(confidence):

@@ -30,40 +30,54 @@ def verdict(facts: Facts) -> Markup:
         _SUBJECT.get(model, model), _percent(last.value)
     )
     if facts.summary.gain:
-        said += Markup(": {} against labels only").format(_gain(facts.summary.gain))
+        said += Markup(": {} against {}").format(_gain(facts.summary.gain), _AGAINST[facts.summary.first])
     return Markup('<p class="verdict">{}.</p>').format(said)
 
 
 def section(facts: Facts) -> Section:
-    """Accuracy of the untouched model, of labels only and of each round: chart and table."""
+    """Accuracy of the untouched model, of what the rounds began with and of each round: chart and table."""
     found = _accuracies(facts)
     if not found:
         return Section("accuracy", "Accuracy", page.absent(_reason(facts)))
     estimates = [Estimate(model, value, model != summary.SEMIEVOL) for model, value in found.items()]
-    before = found.get(summary.LABELS_ONLY)
+    first = facts.summary.first
+    before = found.get(first)
     chart = charts.dot_whiskers(
         "accuracy-chart", "Accuracy on the test split, with 95% intervals", estimates, before.value if before else None
     )
     rows = [_row(model, facts.metrics(step) or {}) for model, step in facts.evaluated().items()]
     numbers = page.table("Test split", _HEADER, rows)
     gain = facts.summary.gain
-    told = _gain_note(gain) if gain else page.absent(_no_gain(found))
-    return Section(
-        "accuracy", "Accuracy", page.joined([page.figure(chart, _CAPTION), numbers, told, _validation(facts)])
-    )
+    told = _gain_note(gain, first) if gain else page.absent(_no_gain(found, first))
+    figure = page.figure(chart, f"{_CAPTION} {_AGAINST[first]}.")
+    return Section("accuracy", "Accuracy", page.joined([figure, numbers, told, _validation(facts)]))
 
 
-_SUBJECT = {summary.UNTOUCHED: "The untouched model", summary.LABELS_ONLY: "The model tuned on labels only"}
+_SUBJECT = {
+    summary.UNTOUCHED: "The untouched model",
+    summary.LABELS_ONLY: "The model tuned on labels only",
+    summary.IMPORTED: "The imported adapter",
+}
+_AGAINST = {
+    summary.UNTOUCHED: "the untouched model",
+    summary.LABELS_ONLY: "labels only",
+    summary.IMPORTED: "the imported adapter",
+}
 _CAPTION = (
     "Greedy answers without demonstrations. A dot is the accuracy, its line the 95% bootstrap interval; the dotted "
-    "line is labels only."
+    "line is"
 )
 
 
 def _validation(facts: Facts) -> Markup:
     """Accuracies on the validation fold, which stop the rounds and choose among them."""
     names = sorted(name for name in facts.steps if name.startswith("rounds/") and name.endswith("/validation"))
-    rows = [_row(f"after round {int(name.split('/')[1])}", m) for name in names if (m := facts.metrics(name))]
+    states = {name: int(name.split("/")[1]) for name in names}
+    rows = [
+        _row(f"after round {number}" if number else facts.summary.first, m)
+        for name, number in states.items()
+        if (m := facts.metrics(name))
+    ]
     return page.table("Validation fold, which stops the rounds", _HEADER, rows) if rows else Markup("")
 
 
@@ -87,14 +101,14 @@ def _gain(gain: Interval) -> Markup:
     return Markup("<b>{} points</b> (95% interval {} to {}{})").format(points, low, high, unsure)
 
 
-def _gain_note(gain: Interval) -> Markup:
-    said = Markup("SemiEvol − labels only: {}, by a paired bootstrap over the same questions.").format(_gain(gain))
-    return page.paragraph(said)
+def _gain_note(gain: Interval, first: str) -> Markup:
+    said = Markup("SemiEvol − {}: {}, by a paired bootstrap over the same questions.")
+    return page.paragraph(said.format(first, _gain(gain)))
 
 
-def _no_gain(found: Mapping[str, Interval]) -> str:
-    missing = summary.LABELS_ONLY if summary.LABELS_ONLY not in found else "SemiEvol"
-    return f"The gain over labels only is not known: {missing} is not evaluated in this run yet."
+def _no_gain(found: Mapping[str, Interval], first: str) -> str:
+    missing = first if first not in found else "SemiEvol"
+    return f"The gain over {_AGAINST[first]} is not known: {missing} is not evaluated in this run yet."
 
 
 def _reason(facts: Facts) -> str:

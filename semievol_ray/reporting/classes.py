@@ -21,7 +21,7 @@ _TOO_MANY = f"Not shown: there are more than {MOST_ANSWERS} different answers."
 
 
 def classes_section(facts: Facts) -> Section:
-    """Precision, recall and F1 of every answer on the test split, beside labels only."""
+    """Precision, recall and F1 of every answer on the test split, beside what the rounds began with."""
     return Section("classes", "Answer by answer", _classes(facts))
 
 
@@ -39,9 +39,10 @@ def _classes(facts: Facts) -> Markup:
     rows = (facts.metrics(step) or {})["classes"]
     if not rows:
         return page.absent("Not shown: the answers of this task are too many to list.")
-    before = {c["label"]: c["f1"] for c in (facts.metrics("rounds/0000/evaluate") or {}).get("classes", [])}
-    compared = bool(before) and step != "rounds/0000/evaluate"
-    header = ["answer", "rows", "precision", "recall", "F1", *(["F1, labels only"] if compared else [])]
+    first = facts.summary.first
+    before = {c["label"]: c["f1"] for c in (facts.metrics(found.get(first, "")) or {}).get("classes", [])}
+    compared = bool(before) and step != found[first]
+    header = ["answer", "rows", "precision", "recall", "F1", *([f"F1, {first}"] if compared else [])]
     cells = [
         [c["label"], tables.count(c["support"]), *(tables.percent(c[key]) for key in ("precision", "recall", "f1")),
          *([tables.percent(before.get(c["label"]))] if compared else [])]

@@ -57,7 +57,9 @@ class Facts:
             if _is_of_round(name, "evaluate") and self.metrics(name) is not None and _number(name) > 0
         )
         final = (self.manifest.get("final") or {}).get("round", numbers[-1] if numbers else None)
-        named = {summary.UNTOUCHED: "base/evaluate", summary.LABELS_ONLY: "rounds/0000/evaluate"}
+        named = {summary.UNTOUCHED: "base/evaluate"}
+        first = self.summary.first
+        named |= {} if first == summary.UNTOUCHED else {first: "rounds/0000/evaluate"}
         named |= {f"after round {n}": _evaluation(n) for n in numbers if n != final}
         named |= {summary.SEMIEVOL: _evaluation(final)} if final is not None else {}
         return {model: name for model, name in named.items() if self.metrics(name) is not None}

@@ -54,7 +54,8 @@ class Asker:
         sampling: Sampling,
         adapter: str | None,
     ) -> Row:
-        """Answer one question. `render(k)` gives its messages with the k nearest demonstrations.
+        """Answer one question. `render(k)` gives its messages with the k nearest demonstrations, or with k
+        steps of what else stands beside it; as much as fits is shown.
 
         Returns the completion columns and `num_demonstrations`, the number that fitted (all where the engine has no
         tokenizer to measure with). A question too long alone, or one the engine gave up on, is a row with `error` set,

@@ -116,7 +116,9 @@ def _error_controlled(rule: FdrConfig, values_R: NDArray[np.float32], judged: Ju
         "num_dev": judged.num_rows,
         "num_dev_wrong": int(wrong_W.size),
         "assumption": _assumption(
-            "wrong rows of the dev slice and of the rows answered this round are exchangeable", rule.quota
+            "the dev slice and the rows answered this round are exchangeable, right and wrong alike: the share of "
+            "wrong rows is the slice's too",
+            rule.quota,
         ),
     }
 

@@ -56,6 +56,12 @@ def correctness(predictions: Step) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.array([c for column in columns for c in column.to_pylist()], dtype=bool)
 
 
+def asked(predictions: Step) -> tuple[str, ...]:
+    """The id of each test row, in the order of the split; rows that ask the same question have the same."""
+    columns = [predictions.read_part(p, schema.PREDICTIONS, ["id"]).column("id") for p in predictions.parts]
+    return tuple(row_id for column in columns for row_id in column.to_pylist())
+
+
 def is_right(label: str | None, answer: str | None, task: Task) -> bool | None:
     """Whether a label equals the gold answer; None where either is unknown."""
     return None if label is None or answer is None else task.equal(label, answer)

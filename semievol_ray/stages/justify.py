@@ -92,8 +92,9 @@ async def _justified(job: Manner, row: Row, drafts: Sequence[Row], vote: Vote, a
     answers = [draft["answer"] for draft in drafts]
     reply = await _justify(job, row, answers, asker) if is_asked(job.when, vote) else _not_asked(drafts)
     label, source = kept_answer(vote, reply if is_asked(job.when, vote) else None)
+    cut_off = _is_cut_off(vote, drafts) if source == "vote" else reply["finish_reason"] == "length"
     confidence = None
-    if label is not None:
+    if label is not None and not cut_off:
         confidence = await _confidence(job, row, vote, reply, label, asker)
     return {
         "id": row["id"],
@@ -119,6 +120,11 @@ def kept_answer(vote: Vote, justification: Mapping[str, Any] | None) -> tuple[st
     return answer, source if answer is not None else None
 
 
+def _is_cut_off(vote: Vote, drafts: Sequence[Row]) -> bool:
+    """Whether every draft that gave the vote's answer ended at max_tokens: it has no H then, whatever the estimator."""
+    return all(drafts[place]["finish_reason"] == "length" for place in vote.givers)
+
+
 def _not_asked(drafts: Sequence[Row]) -> Row:
     """The completion columns of a row whose vote is kept as it is; an error where every draft failed."""
     empty = dict.fromkeys(["text", "answer", "finish_reason", "mean_nll", "answer_nll"])
@@ -130,17 +136,17 @@ def _not_asked(drafts: Sequence[Row]) -> Row:
 async def _justify(job: Manner, row: Mapping[str, Any], answers: Sequence[str | None], asker: Asker) -> Row:
     question = asker.task.render_question(row["question"], row["options"])
     candidates = shuffled(row["id"], answers)
+    different = list(dict.fromkeys(candidates))
+    told = [*(different[:k] for k in range(len(different) + 1)), candidates]  # repeats go first where not all fit
 
-    def render(_: int) -> tuple[Message, ...]:
-        return justification_messages(asker.task.instruction, question, candidates)
+    def render(k: int) -> tuple[Message, ...]:
+        return justification_messages(asker.task.instruction, question, told[k])
 
-    return await asker.ask(render, 0, row["options"], job.sampling, job.adapter)
+    return await asker.ask(render, len(told) - 1, row["options"], job.sampling, job.adapter)
 
 
 async def _confidence(job: Manner, row: Row, vote: Vote, reply: Row, label: str, asker: Asker) -> float | None:
-    """H of the kept answer; None when the justification was cut off at max_tokens, whatever the estimator."""
-    if reply["finish_reason"] == "length":
-        return None
+    """H of the kept answer; None where it cannot be scored."""
     match job.confidence:
         case "mean_nll" | "answer_nll":
             own: float | None = reply[job.confidence]

@@ -1,4 +1,4 @@
-"""Steps that stand only until another is committed: begun anew where they are of other settings, and removed.
+"""Steps that do not stay: those that another one needs until it is committed, and those in which nothing was decided.
 
 Invariant: a folder loses its step.json last, so that what a kill leaves of it is known for what it is.
 """

@@ -3,6 +3,7 @@
 Invariant: the dev slice of round r alone sets a calibrated threshold of round r; gold answers of the pool set nothing.
 """
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 
 from semievol_ray import schema
 from semievol_ray.config import GuardConfig
-from semievol_ray.core.calibration import fewest_certifying, largest_certifiable
+from semievol_ray.core.calibration import fewest_certifying, largest_certifiable, smallest_error
 from semievol_ray.core.selection import Cut, Decision
 from semievol_ray.errors import ConfigError, NothingAcceptedError
-from semievol_ray.methodconfig import PercentileConfig, PrecisionBoundConfig
+from semievol_ray.methodconfig import FdrConfig, PercentileConfig, PrecisionBoundConfig
 from semievol_ray.runs import Step
 from semievol_ray.stages.audit import audit_round, totals_of
 from semievol_ray.stages.context import Context
@@ -23,6 +24,7 @@ from semievol_ray.stages.cuts import TIES_WARNING_POINTS, Judged, choose_cuts
 from semievol_ray.stages.evaluate import is_right, pseudo_label_metrics
 from semievol_ray.stages.ingest import Data
 from semievol_ray.stages.pools import dev_slices
+from semievol_ray.stages.scaffold import remove
 from semievol_ray.stages.select import Answered, Cuts, select
 
 
@@ -37,9 +39,17 @@ class Selection:
 def check_feasible(context: Context, data: Data) -> None:
     """Refuse a calibrated rule that no threshold can meet, before anything is trained. Raises ConfigError."""
     rule, rounds = context.config.method.select, context.config.method.rounds.num
-    if not isinstance(rule, PrecisionBoundConfig) or data.dev is None:
+    if data.dev is None:
         return
     num_rows = data.dev.rows.num_rows() // rounds
+    match rule:
+        case PrecisionBoundConfig():
+            _check_bound(rule, num_rows)
+        case FdrConfig():
+            _check_error(rule, num_rows)
+
+
+def _check_bound(rule: PrecisionBoundConfig, num_rows: int) -> None:
     needed = fewest_certifying(rule.target_precision, rule.level)
     if num_rows < needed:
         most = largest_certifiable(num_rows, rule.level)
@@ -47,6 +57,16 @@ def check_feasible(context: Context, data: Data) -> None:
             f"data.dev: {num_rows} rows a round certify a precision of at most {most:.3f} at {100 * rule.level:g}% "
             f"confidence, all of them right; method.select.target_precision {rule.target_precision:g} takes at least "
             f"{needed}. Hold out more rows, lower the target or the level, or do fewer rounds."
+        )
+
+
+def _check_error(rule: FdrConfig, num_rows: int) -> None:
+    least = smallest_error(num_rows)
+    if rule.target_error < least:
+        raise ConfigError(
+            f"data.dev: {num_rows} rows a round keep the expected share of wrong labels at {least:.3f} at best, none "
+            f"of them wrong; method.select.target_error {rule.target_error:g} takes at least "
+            f"{math.ceil(1 / rule.target_error - 1e-9) - 1}. Hold out more rows, raise the target, or do fewer rounds."
         )
 
 
@@ -79,13 +99,19 @@ def select_round(
     if not step.committed() or (dev_step and not dev_step.committed()):
         assert context.resources
         judged = _judged(context, number, data, dev) if calibrated and dev else None
-        cuts = choose_cuts(
-            answered,
-            method.select,
-            judged=judged,
-            ceiling=cuts_of(ceiling) if ceiling else None,
-            label_counts=_label_counts(data.labeled) if method.select.quota is not None else None,
-        )
+        try:
+            cuts = choose_cuts(
+                answered,
+                method.select,
+                judged=judged,
+                ceiling=cuts_of(ceiling) if ceiling else None,
+                label_counts=_label_counts(data.labeled) if method.select.quota is not None else None,
+            )
+        except NothingAcceptedError:
+            for begun in (step, dev_step):  # nothing was decided, so that another rule may begin them
+                if begun and not begun.committed():
+                    remove(context.run, begun.name)
+            raise
         with context.progress.step(f"round-{number} select", answered.pool.num_rows(step.missing_parts())) as bar:
             select(step, answered, cuts, lambda decided: bar.advance(decided.total()))
         if dev and dev_step:

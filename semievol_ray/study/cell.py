@@ -17,7 +17,7 @@ from semievol_ray.progress import Progress
 from semievol_ray.runs import Step, read_manifest, read_steps
 from semievol_ray.servable import check_servable
 from semievol_ray.study.file import Study, Variant
-from semievol_ray.study.references import EVALUATIONS, reference
+from semievol_ray.study.references import EVALUATIONS, Course, reference
 from semievol_ray.study.variants import Making
 
 MATCHES = "semievol"
@@ -72,8 +72,8 @@ def make(cell: Cell) -> str:
     check_method(config)
     check_extras(config)
     check_servable(config)
-    num_steps = _matched_steps(f"{cell.folder}/{MATCHES}/seed-{cell.seed}") if making is Making.MATCHED else None
-    return reference(making, config, cell.root, progress, share=share, num_steps=num_steps).name
+    course = _last_course(f"{cell.folder}/{MATCHES}/seed-{cell.seed}") if making is Making.MATCHED else None
+    return reference(making, config, cell.root, progress, share=share, course=course).name
 
 
 def last_evaluated(root: str) -> str | None:
@@ -83,13 +83,14 @@ def last_evaluated(root: str) -> str | None:
     return rounds[-1] if rounds and rounds[-1] != "rounds/0000/evaluate" else None
 
 
-def _matched_steps(root: str) -> int:
-    """Optimizer steps of a finished run's last fine-tuning. Raises RunStopped where that is not known."""
+def _last_course(root: str) -> Course:
+    """That of a finished run's last fine-tuning. Raises RunStopped where it is not known."""
     final = read_manifest(root).get("final") if storage.exists(f"{root}/manifest.json") else None
-    committed = _committed(root, f"rounds/{final['round']:04d}/train") if final else None
-    if not committed or "num_steps" not in committed["metrics"]:
+    folder = f"rounds/{final['round']:04d}" if final else ""
+    trained, examples = (_committed(root, f"{folder}/{name}") if final else None for name in ("train", "examples"))
+    if not trained or not examples or "num_steps" not in trained["metrics"]:
         raise RunStopped(f"with this seed {MATCHES} has no last fine-tuning whose number of steps could be matched.")
-    return int(committed["metrics"]["num_steps"])
+    return Course(int(trained["metrics"]["num_steps"]), int(examples["num_rows"]))
 
 
 def _committed(root: str, name: str) -> dict[str, Any] | None:

@@ -4,15 +4,18 @@ Invariant: each is made by the steps a run has, in a run directory of its own, a
 """
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 
-from semievol_ray.config import RunConfig
-from semievol_ray.driver import BASE_EVALUATION, terminated_as_interrupt, warm_up
+from semievol_ray.config import RunConfig, TrainConfig
+from semievol_ray.driver import BASE_EVALUATION, terminated_as_interrupt
+from semievol_ray.engines.validating import eval_steps
 from semievol_ray.errors import DataError
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.answer import answer, evaluation
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.cutter import means_of
+from semievol_ray.stages.distinct import distinct
 from semievol_ray.stages.ingest import Data, ingest
 from semievol_ray.stages.learning import examples_of, fine_tuned
 from semievol_ray.stages.oracle import write_gold_labeled
@@ -29,35 +32,62 @@ EVALUATIONS = {
 """The evaluation step of each reference in its run directory."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """How long a fine-tuning was: the optimizer steps it took, and the examples it had."""
+
+    num_steps: int
+    num_examples: int
+
+
 def reference(
-    making: Making, config: RunConfig, root: str, progress: Progress, *, share: str, num_steps: int | None = None
+    making: Making, config: RunConfig, root: str, progress: Progress, *, share: str, course: Course | None = None
 ) -> Step:
     """Do what is left of one reference in the folder `root`; its committed evaluation.
 
-    num_steps: optimizer steps of the matched one. Raises what a run raises, and DataError for an oracle without gold.
+    course: of the fine-tuning that sft_matched is matched with. Raises what a run raises, and DataError for an oracle
+    without gold.
     """
     manifest = {"name": config.name, "config": config.model_dump(mode="json")}
     with Run.open(root, manifest, share=share) as held, ExitStack() as closing, terminated_as_interrupt():
         context = Context(held, config, progress, closing)
-        data = ingest(held, config, context.task, means_of(context))
+        data = _data(context)
         assert data.test is not None
-        wanted = evaluation(context, EVALUATIONS[making], data.test, _adapter(context, data, making, num_steps))
+        wanted = evaluation(context, EVALUATIONS[making], data.test, _adapter(context, data, making, course))
         answer(context, "evaluate", [wanted])
         return wanted.job.step
 
 
-def _adapter(context: Context, data: Data, making: Making, num_steps: int | None) -> Adapter | None:
+def _data(context: Context) -> Data:
+    """The data as a run of this configuration learns from them; what is only reported of them is reported there."""
+    data = ingest(context.run, context.config, context.task, means_of(context))
+    return distinct(context, data) if context.config.data.near_duplicates.action == "drop" else data
+
+
+def _adapter(context: Context, data: Data, making: Making, course: Course | None) -> Adapter | None:
     match making:
         case Making.LABELS:
-            return warm_up(context, data).adapter
+            return fine_tuned(context, "rounds/0000", _labels(context, data), validation=data.validation)
         case Making.MATCHED:
-            assert num_steps is not None
-            longer = context.config.train.model_copy(update={"max_steps": num_steps})
+            assert course is not None
+            longer = matched(context.config.train, course)
             return fine_tuned(context, MATCHED, _labels(context, data), train=longer, validation=data.validation)
         case Making.GOLD:
             examples = examples_of(context, ORACLE, Learned(data.labeled, (_gold_labeled(context, data),)))
             return fine_tuned(context, ORACLE, examples, validation=data.validation)
     return None
+
+
+def matched(train: TrainConfig, course: Course) -> TrainConfig:
+    """Fine-tuning for as many steps as another one took; with early stopping validated after as many steps, too.
+
+    It does not stop early, though, which few labels soon would: the best checkpoint of all these steps is handed over.
+    """
+    rule = train.early_stopping
+    if rule is not None:
+        every = eval_steps(rule, course.num_examples, train.train_batch_size)
+        rule = rule.model_copy(update={"eval_steps": every, "patience": course.num_steps})
+    return train.model_copy(update={"max_steps": course.num_steps, "early_stopping": rule})
 
 
 def _labels(context: Context, data: Data) -> Step:

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semievol_ray.runs import Step, read_events, read_manifest, read_steps
-from semievol_ray.stages.evaluate import correctness
+from semievol_ray.stages.evaluate import asked, correctness
 
 
 @dataclass(frozen=True)
 class Result:
-    """One variant with one seed. correct: right or wrong for each row of the test split with digest `test`.
+    """One variant with one seed. correct: right or wrong for each row of the test split with digest `test`, whose ids
+    are `questions`.
 
     Precisions are None without gold answers or pseudo-labels; `coverage` is the share of the pool that was accepted.
     """
@@ -28,6 +29,7 @@ class Result:
     seed: int
     root: str
     correct: NDArray[np.bool_]
+    questions: tuple[str, ...]
     test: str
     precision_all: float | None
     precision_accepted: float | None
@@ -56,6 +58,7 @@ def read_result(variant: str, seed: int, root: str, evaluated: str) -> Result:
         seed=seed,
         root=root,
         correct=correctness(step),
+        questions=asked(step),
         test=done[evaluated]["inputs"]["test"],
         **_pseudo_labels(root, done),
         num_prompt_tokens=prompt,

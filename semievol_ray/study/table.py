@@ -140,13 +140,15 @@ def _difference(a: Mapping[int, Result], b: Mapping[int, Result]) -> Interval | 
     return paired_difference(*pooled) if pooled else None
 
 
-def _pooled(a: Mapping[int, Result], b: Mapping[int, Result]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Right or wrong of both on the test rows of every seed that both have, one seed after the other."""
+def _pooled(
+    a: Mapping[int, Result], b: Mapping[int, Result]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[str]] | None:
+    """Right or wrong of both on the test rows of every seed that both have, one seed after the other; the rows' ids."""
     both = [seed for seed in sorted(a) if seed in b and a[seed].test == b[seed].test]
     if not both:
         return None
     left, right = (np.concatenate([side[seed].correct for seed in both]) for side in (a, b))
-    return left, right
+    return left, right, [question for seed in both for question in a[seed].questions]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -14,7 +14,8 @@ from semievol_ray.study.table import Row, StudyTable
 WIDTH = 80
 LEGEND = (
     "Accuracy on the test split in percent. sd: standard deviation over seeds. vs sft: points above sft, with the "
-    "paired 95% bootstrap interval over the rows of all seeds. gap: share of the way from sft to the oracle. all, "
+    "paired 95% bootstrap interval over the test questions, each with its rows of all seeds; it holds for these seeds' "
+    "trainings, and what others would differ by is not in it. gap: share of the way from sft to the oracle. all, "
     "kept: precision of all pseudo-labels and of the accepted ones. Tokens (prompt and generated) and time are means "
     "over the seeds, each variant as if it ran alone, without the evaluations of other models."
 )

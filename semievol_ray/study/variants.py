@@ -74,9 +74,12 @@ def _collaborators(base: RunConfig, **changes: Any) -> list[dict[str, Any]]:
 
 
 def _alone(base: RunConfig) -> dict[str, Any]:  # noqa: ARG001
-    """One model labels by itself: M_warm, greedy, the question only, no justification; H of the answer as text."""
+    """One model labels by itself: M_warm, greedy, the question only, no justification; H of the answer as text.
+
+    It has its warm-up where the base does without.
+    """
     alone = {"adapter": "warm", "demonstrations": 0, "sampling": {"temperature": 0.0}}
-    method = {"collaborators": [alone], "justify": {"when": "never"}, "confidence": "scored_nll"}
+    method = {"warm_up": True, "collaborators": [alone], "justify": {"when": "never"}, "confidence": "scored_nll"}
     return {"method": method, "guard": _NO_FLOOR}
 
 
@@ -86,11 +89,12 @@ def _naive(base: RunConfig) -> dict[str, Any]:
 
 
 def _without_in_weight(base: RunConfig) -> dict[str, Any]:
-    """No warm-up: M_base drafts, justifies and gives H; nothing the labels teach reaches a pseudo-label by weights.
+    """No warm-up, nor an adapter in its place: M_base drafts, justifies and gives H, and no weights bring labels in.
 
     Demonstrations and sampling stay each collaborator's own.
     """
-    return {"method": {"collaborators": _collaborators(base, adapter="none"), "warm_up": False}}
+    alone = {"warm_up": False, "warm_adapter": None}
+    return {"method": {"collaborators": _collaborators(base, adapter="none"), **alone}}
 
 
 def _without_in_context(base: RunConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from semievol_ray.core.calibration import (
     largest_certifiable,
     precision_bound,
     precision_lower_bound,
+    smallest_error,
     upper_tail,
 )
 
@@ -168,6 +169,13 @@ def test_fdr_threshold_matches_benjamini_hochberg_in_fractions(
     assert found == benjamini_hochberg(wrong, num_dev, pool, Fraction(sixteenths, 16))
 
 
+@pytest.mark.parametrize("percent", [1, 5, 10, 20, 30])
+def test_smallest_error_is_the_first_at_which_a_slice_without_a_wrong_row_accepts_any(percent: int) -> None:
+    for num_dev in range(1, 130):
+        reached = fdr_threshold(floats(), num_dev, floats(*range(1, 8)), percent / 100) is not None
+        assert reached is (percent / 100 >= smallest_error(num_dev))
+
+
 def test_fdr_threshold_of_an_empty_pool_or_slice_accepts_nothing() -> None:
     assert fdr_threshold(floats(), 100, floats(), 0.1) is None
     assert fdr_threshold(floats(), 0, floats(1, 2), 0.5) is None
@@ -199,6 +207,17 @@ def test_fdr_threshold_holds_its_target_in_simulated_pools(simulated: list[tuple
     errors = np.array([row[2] for row in simulated])
     assert errors.mean() - 3 * errors.std() / len(errors) ** 0.5 <= 0.1
     assert np.mean([row[3] for row in simulated]) > 0.4
+
+
+def test_fdr_threshold_does_not_hold_for_a_slice_with_fewer_wrong_rows_though_these_are_exchangeable() -> None:
+    generator, errors = np.random.default_rng(5), []
+    for _ in range(200):
+        pool_R, right_R = draw(generator, 2000, POOLS["standard"])
+        confidences_D, correct_D = draw(generator, 2000, POOLS["standard"])
+        kept_D = correct_D | (generator.random(2000) < 0.25)  # wrong rows by chance alone: their H is drawn alike
+        tau = fdr_threshold(confidences_D[~correct_D & kept_D], int(kept_D.sum()), pool_R, 0.1)
+        errors.append(0.0 if tau is None else float((~right_R[pool_R <= tau]).mean()))
+    assert np.mean(errors) > 0.15
 
 
 def test_precision_bound_rarely_certifies_where_confidence_says_nothing() -> None:

@@ -28,11 +28,14 @@ def transcribed(answers: list[str | None]) -> Vote:
 def test_tally_of_any_answers_matches_the_transcription(answers: list[str | None]) -> None:
     vote, expected = tally(answers, eq), transcribed(answers)
     assert (vote.answer, vote.share, vote.unanimous) == (expected.answer, expected.share, expected.unanimous)
+    assert vote.givers == tuple(
+        i for i, answer in enumerate(answers) if vote.answer is not None and answer == vote.answer
+    )
     assert vote.entropy == pytest.approx(expected.entropy, abs=1e-12)
 
 
 def test_tally_unanimous_has_no_entropy() -> None:
-    assert tally(["B", "B", "B"], eq) == Vote("B", 1.0, 0.0, True)
+    assert tally(["B", "B", "B"], eq) == Vote("B", 1.0, 0.0, True, (0, 1, 2))
 
 
 def test_tally_one_unreadable_draft_is_split() -> None:
@@ -64,7 +67,7 @@ def test_tally_of_intransitive_equality_depends_on_collaborator_order() -> None:
         return abs(int(a) - int(b)) <= 1
 
     assert tally(["1", "2", "3"], near).answer == "1"
-    assert tally(["2", "1", "3"], near) == Vote("2", 1.0, 0.0, True)
+    assert tally(["2", "1", "3"], near) == Vote("2", 1.0, 0.0, True, (0, 1, 2))
 
 
 @given(st.text(max_size=8), ANSWERS)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from semievol_ray.core.metrics import (
     ClassRow,
@@ -54,6 +56,30 @@ def test_paired_difference_matches_resampling_of_pairs() -> None:
     assert interval.value == pytest.approx(a.mean() - b.mean())
     expected = resampled(a.astype(float) - b.astype(float), 10_000)
     assert (interval.low, interval.high) == pytest.approx(expected, abs=0.011)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abcdefgh")), min_size=1, max_size=40))
+def test_paired_difference_of_rows_that_share_questions_resamples_questions(
+    rows: list[tuple[bool, bool, str]],
+) -> None:
+    a, b = (np.array(side, dtype=bool) for side in list(zip(*rows, strict=True))[:2])
+    questions = [question for _, _, question in rows]
+    interval = paired_difference(a, b, questions)
+    of = [[int(x) - int(y) for x, y, asked in rows if asked == q] for q in sorted(set(questions))]
+    sums, sizes = (np.array([f(values) for values in of]) for f in (sum, len))
+    drawn = np.random.default_rng(7).integers(0, len(of), (10_000, len(of)))
+    values = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    assert interval.value == pytest.approx(a.mean() - b.mean())
+    for end, share in ((interval.low, 0.025), (interval.high, 0.975)):
+        around = np.quantile(values, [max(0.0, share - 0.012), min(1.0, share + 0.012)])
+        assert around[0] - 1e-9 <= end <= around[1] + 1e-9
+
+
+def test_intervals_of_the_same_rows_repeated_are_those_of_one_copy() -> None:
+    a, b, questions = np.arange(300) % 10 < 8, np.arange(300) % 6 < 4, [str(i) for i in range(300)]
+    thrice = paired_difference(np.tile(a, 3), np.tile(b, 3), questions * 3)
+    assert thrice == paired_difference(a, b, questions) == paired_difference(a, b)
+    assert bootstrap_interval(np.tile(a, 3), questions * 3) == bootstrap_interval(a)
 
 
 def test_paired_difference_of_equal_answers_is_zero_without_doubt() -> None:

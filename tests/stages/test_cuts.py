@@ -146,6 +146,7 @@ def test_fdr_keeps_rows_surer_than_the_wrong_ones_of_the_dev_slice(answering: An
     chosen = choose_cuts(answered, rule, judged=_dev(wrong=100, right=100))
     assert 0.4 < chosen.cuts[""].tau < 0.7
     assert chosen.certificate["num_dev_wrong"] == 100
+    assert "right and wrong alike" in chosen.certificate["assumption"]
 
 
 def test_fdr_that_keeps_nothing_says_so(answering: Answering) -> None:

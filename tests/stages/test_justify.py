@@ -2,8 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,23 @@ JobOf = Callable[..., JustifyJob]
 
 @pytest.fixture
 def job_of(pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]) -> JobOf:
-    """job_of(confidence, when=..., failed=ids of which every draft failed) -> the job over DRAFTED."""
+    """job_of(confidence, when=..., failed=ids of which every draft failed, cut_off=...) -> the job over DRAFTED.
 
-    def make(confidence: Confidence, when: Any = "always", failed: tuple[str, ...] = ()) -> JustifyJob:
+    cut_off: id -> which of its drafts ended at max_tokens.
+    """
+
+    def make(
+        confidence: Confidence,
+        when: Any = "always",
+        failed: tuple[str, ...] = (),
+        cut_off: Mapping[str, tuple[bool, ...]] = MappingProxyType({}),
+    ) -> JustifyJob:
         drafts = []
         for number in range(2):
             rows = [{"id": f"r{i}", "answer": answers[number]} for i, answers in enumerate(DRAFTED)]
             rows = [{**row, "error": "too long"} if row["id"] in failed else row for row in rows]
+            ends = {row_id: "length" if of_row[number] else "stop" for row_id, of_row in cut_off.items()}
+            rows = [{**row, "finish_reason": ends.get(str(row["id"]), "stop")} for row in rows]
             drafts.append(step_of(f"drafts/c{number}-{len(failed)}", schema.DRAFTS, rows[:3], rows[3:]))
         step = begun("justify", pool.parts)
         return JustifyJob(step, pool, tuple(drafts), Sampling(0.0, 16), "warm", confidence, when)
@@ -63,6 +74,35 @@ def test_justification_sees_readable_answers_greedily_and_keeps_the_vote(job_of:
     assert "animal" in proposed[2]
     assert "None" not in proposed[2] + proposed[3]
     assert "proposed" not in proposed[3]  # with no readable draft it is the plain question
+
+
+def _told(prompt: str) -> str:
+    """The drafts' answers that a prompt tells of; nothing in the plain question."""
+    return prompt.partition("Others answered: ")[2].partition(".")[0]
+
+
+def test_answers_that_do_not_fit_beside_the_question_are_left_out_repeats_first(job_of: JobOf, asking: Asking) -> None:
+    engine, asker = asking(lambda _: "Answer: plant")
+    _rows(job_of("mean_nll"), asker)
+    asked = list(zip(engine.prompts, engine.requests, strict=True))
+    plain = next(len(request.prompt_ids) for prompt, request in asked if "number 3" in prompt)
+    beside = plain + len(" Others answered: .")
+
+    def asked_within(room: int) -> tuple[list[str], set[str | None]]:
+        engine, narrow = asking(lambda _: "Answer: plant")
+        rows = _rows(job_of("mean_nll"), replace(narrow, max_model_len=room + 16))  # 16 to answer
+        found = {i: prompt for prompt in engine.prompts for i in range(5) if f"number {i}" in prompt}
+        return [_told(found[i]) for i in sorted(found)], {row["error"] for row in rows}
+
+    whole = _told(next(prompt for prompt in engine.prompts if "number 1" in prompt))
+    assert set(whole.split(", ")) == {"food", "plant"}
+    assert asked_within(beside + 11) == (["food, food", whole, "animal", "", "plant"], {None})
+    assert asked_within(beside + 9) == (["food", whole.split(", ")[0], "animal", "", "plant"], {None})
+    assert asked_within(beside + 3) == ([""] * 5, {None})
+    assert asked_within(plain - 1)[1] == {
+        f"the question alone takes {plain} tokens; numerics.max_model_len {plain + 15} less 16 to answer leaves "
+        f"{plain - 1}"
+    }
 
 
 def test_split_asks_only_where_drafts_differ_and_keeps_the_vote_elsewhere(job_of: JobOf, asking: Asking) -> None:
@@ -154,6 +194,19 @@ def test_row_whose_justification_was_cut_off_has_an_answer_and_no_confidence(
     reply = ("Answer: food but", "length")
     rows = _rows(job_of(confidence), asking(lambda prompt: reply if "number 4" in prompt else "Answer: food")[1])
     assert (rows[4]["answer"], rows[4]["label"], rows[4]["confidence"]) == ("food", "food", None)
+
+
+@pytest.mark.parametrize("confidence", ["scored_nll", "vote_entropy", "answer_posterior"])
+@pytest.mark.parametrize("when", ["never", "split"])
+def test_vote_that_only_drafts_cut_off_at_their_end_gave_has_no_confidence(
+    confidence: Confidence, when: Any, job_of: JobOf, asking: Asking
+) -> None:
+    cut_off = {"r0": (True, True), "r4": (True, False)}
+    rows = _rows(job_of(confidence, when, cut_off=cut_off), asking(lambda _: "Answer: food")[1])
+    kept = {row["id"]: row for row in rows if row["label_source"] == "vote"}
+    assert (kept["r0"]["label"], kept["r0"]["confidence"]) == ("food", None)
+    assert kept["r4"]["label"] == "plant"
+    assert kept["r4"]["confidence"] is not None
 
 
 def test_candidates_are_the_labels_or_the_letters_of_the_options(task: Task) -> None:

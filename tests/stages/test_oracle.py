@@ -38,3 +38,14 @@ def test_part_with_an_unknown_answer_is_counted_and_not_committed(
     step = begun("oracle/pool", pool.parts)
     assert write_gold_labeled(step, Fold(pool, step_of("data/gold", schema.GOLD, gold[:3], gold[3:]))) == 2
     assert step.missing_parts() == pool.parts[:1]
+
+
+def test_pool_that_lost_rows_takes_the_gold_answers_of_those_that_are_left(
+    step_of: Callable[..., Step], begun: Callable[..., Step]
+) -> None:
+    left = step_of("data/distinct/unlabeled", schema.UNLABELED, [{"id": "r2", "num_copies": 1}], [])
+    gold = [{"id": f"r{i}", "answer": word} for i, word in enumerate(["plant", None, "food"])]
+    step = begun("oracle/pool", left.parts)
+    assert write_gold_labeled(step, Fold(left, step_of("data/gold", schema.GOLD, gold, []))) == 0
+    rows = [row for part in step.parts for row in step.read_part(part, schema.LABELED).to_pylist()]
+    assert [(row["id"], row["answer"]) for row in rows] == [("r2", "food")]

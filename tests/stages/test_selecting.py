@@ -1,5 +1,6 @@
 """A round's selection as committed steps: which rows decide, what guards a round, and what is refused beforehand."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from semievol_ray import schema
 from semievol_ray.config import GuardConfig
-from semievol_ray.errors import ConfigError, NothingAcceptedError
+from semievol_ray.errors import ConfigError, DriftError, NothingAcceptedError
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.cuts import Judged, choose_cuts
@@ -92,6 +93,22 @@ def test_dev_fold_too_small_to_certify_is_refused_with_what_it_could(
         assert words in told[0]
 
 
+@pytest.mark.parametrize(("num_dev", "is_refused"), [(37, True), (38, False)])
+def test_dev_fold_too_small_for_its_target_error_is_refused_with_the_smallest(
+    num_dev: int, is_refused: bool, context_of: ContextOf, step_of: StepOf, labeled: Step, pool: Step
+) -> None:
+    rows = step_of("data/dev", schema.UNLABELED, [{"id": f"d{i}"} for i in range(num_dev)])
+    context = _context(context_of, {"rule": "fdr", "target_error": 0.05}, num_dev)
+    told = []
+    try:
+        check_feasible(context, Data(labeled, Fold(pool, pool), None, Fold(rows, rows), None))
+    except ConfigError as error:
+        told.append(str(error))
+    assert bool(told) == is_refused
+    for words in ("18 rows a round", "at 0.053 at best", "takes at least 19", "fewer rounds") if is_refused else ():
+        assert words in told[0]
+
+
 def test_dev_slice_of_the_round_alone_sets_its_threshold(
     context_of: ContextOf, round_of: Rounds, tmp_path: Path
 ) -> None:
@@ -109,6 +126,30 @@ def test_round_whose_own_dev_slice_certifies_nothing_stops(context_of: ContextOf
     made = round_of("a", _dev(wrong_slice=1))
     with pytest.raises(NothingAcceptedError, match="30 answered rows of the round's dev slice"):
         select_round(_context(context_of, CERTIFIED), 1, made.data, made.pool, made.dev, None)
+
+
+@pytest.mark.parametrize("lower", [{**CERTIFIED, "target_precision": 0.5}, {"theta": 0.5}], ids=["target", "rule"])
+def test_round_that_certified_nothing_goes_on_with_the_rule_that_its_message_advises(
+    lower: Row, context_of: ContextOf, round_of: Rounds
+) -> None:
+    made = round_of("a", _dev())
+    with pytest.raises(NothingAcceptedError, match=r"Lower method\.select\.target_precision"):
+        select_round(_context(context_of, {**CERTIFIED, "level": 0.999}), 1, made.data, made.pool, made.dev, None)
+    found = select_round(_context(context_of, lower), 1, made.data, made.pool, made.dev, None)
+    assert _metrics(found.pool)["num_accepted"] > 0
+    assert found.dev is not None
+    assert found.pool.record()["settings"] == found.dev.record()["settings"]
+
+
+def test_selection_with_a_part_is_not_begun_anew_by_another_rule(context_of: ContextOf, round_of: Rounds) -> None:
+    made = round_of("a", _dev())
+    found = select_round(_context(context_of, CERTIFIED), 1, made.data, made.pool, made.dev, None)
+    record = {key: value for key, value in found.pool.record().items() if key != "committed"}
+    Path(found.pool.path, "step.json").write_text(json.dumps(record))  # as a kill before the commit leaves it
+    with pytest.raises(DriftError, match=r"target_precision: 0\.8 in the run directory, 0\.7 now"):
+        select_round(
+            _context(context_of, {**CERTIFIED, "target_precision": 0.7}), 1, made.data, made.pool, made.dev, None
+        )
 
 
 def test_percentile_threshold_takes_no_part_of_dev_which_is_judged_by_it(

@@ -9,7 +9,7 @@ import yaml
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import ConfigError
 from semievol_ray.study.file import Study, load
-from semievol_ray.study.variants import SEVEN, Making
+from semievol_ray.study.variants import BUILT_IN, SEVEN, Making
 
 BASE: dict[str, Any] = {
     "name": "base",
@@ -111,6 +111,16 @@ def test_ablation_takes_away_one_thing(tmp_path: Path, name: str, collaborators:
     assert (config.method.justify.when, config.method.confidence) == ("always", "mean_nll")
     assert config.guard.min_accepted == 4
     assert config.train == _configs(_load(tmp_path))["semievol"].train
+
+
+@pytest.mark.parametrize(
+    "warm", [{"warm_up": False, "collaborators": [{"demonstrations": 1}]}, {"warm_adapter": "lora"}]
+)
+def test_every_variant_can_be_made_of_a_base_without_a_warm_up_of_its_own(tmp_path: Path, warm: dict[str, Any]) -> None:
+    configs = _configs(_load(tmp_path, {**BASE, "method": warm}, variants=list(BUILT_IN)))
+    assert [c.name for c in configs["naive"].method.collaborators] == ["warm_0"]
+    without = configs["without_in_weight"].method
+    assert (without.warm_up, without.warm_adapter) == (False, None)
 
 
 def test_variants_that_keep_everything_have_no_floor_of_precision_and_one_round(tmp_path: Path) -> None:

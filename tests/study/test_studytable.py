@@ -28,13 +28,16 @@ def _study(names: tuple[str, ...] = NAMES, **compare: tuple[str, ...]) -> Study:
     return Study("s", (0, 1), tuple(variants))
 
 
-def _outcome(variant: str, seed: int, num_right: int, *, test: str = "t", reason: str | None = None) -> Outcome:
-    """The first `num_right` of NUM_ROWS rows are right."""
+def _outcome(
+    variant: str, seed: int, num_right: int, *, test: str = "t", reason: str | None = None, apart: bool = True
+) -> Outcome:
+    """The first `num_right` of NUM_ROWS rows are right; `apart`: each seed has test questions of its own."""
     result = Result(
         variant=variant,
         seed=seed,
         root=f"/study/{variant}/seed-{seed}",
         correct=np.arange(NUM_ROWS) < num_right,
+        questions=tuple(f"{seed if apart else 'same'}-{i}" for i in range(NUM_ROWS)),
         test=f"{test}-{seed}",
         precision_all=0.5,
         precision_accepted=0.75 if seed else 0.85,
@@ -74,6 +77,23 @@ def test_difference_to_sft_is_paired_over_the_rows_of_both_seeds() -> None:
     assert over.value == pytest.approx((12 + 8) / (2 * NUM_ROWS))
     assert 0 < over.low < over.value < over.high
     assert _row(found, "sft").against_sft is None
+
+
+def test_seeds_that_ask_the_same_questions_are_no_further_evidence() -> None:
+    counts = {"sft": 100, "semievol": 112, "oracle": 120}
+
+    def tabulated(seeds: tuple[int, ...], apart: bool) -> StudyTable:
+        outcomes = [_outcome(name, seed, n, apart=apart) for name, n in counts.items() for seed in seeds]
+        return tabulate(_study(tuple(counts), semievol=("oracle",)), seeds, outcomes)
+
+    one, same, apart = tabulated((0,), True), tabulated((0, 1), False), tabulated((0, 1), True)
+    over = [_row(found, "semievol").against_sft for found in (one, same, apart)]
+    assert over[0] == over[1]
+    assert over[2] is not None
+    assert over[1] is not None
+    assert over[2].high - over[2].low < 0.8 * (over[1].high - over[1].low)
+    assert one.room == same.room
+    assert one.comparisons == same.comparisons
 
 
 def test_share_of_the_gap_is_gain_over_gap_where_there_is_head_room() -> None:
