@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,22 @@ def test_skypilot_task_is_a_spot_job_with_documented_keys_alone() -> None:
     assert tree["resources"].keys() <= SKY_RESOURCES
     assert tree["resources"]["job_recovery"].keys() <= SKY_RECOVERY
     assert tree["resources"]["use_spot"]
+    assert tree["secrets"] == {"RAY_AUTH_TOKEN": ""}
     subprocess.run(["bash", "-n"], input=tree["run"], text=True, check=True)
     for path in re.findall(r"cluster/[\w./]+", tree["run"]):
         assert (ROOT / path).exists(), path
+
+
+def test_skypilot_task_without_a_token_starts_no_ray() -> None:
+    run = loaded("skypilot/semievol.yaml")["run"]
+
+    done = subprocess.run(
+        [shutil.which("bash"), "-c", run],
+        env={"PATH": "", "RAY_AUTH_TOKEN": ""}, capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+
+    assert done.returncode not in (0, 75, 130)
+    assert "launch with --secret RAY_AUTH_TOKEN" in done.stderr
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
