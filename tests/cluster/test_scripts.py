@@ -43,11 +43,29 @@ def test_shell_script_parses_and_can_be_started(path: str) -> None:
 def test_start_asks_the_doctor_and_then_runs(tmp_path: Path, run: str, storage: str) -> None:
     fake(tmp_path, "semievol", "[[ $1 == doctor ]] || exit 130")
 
-    assert script(tmp_path, "start.sh", "c.yaml", run, "h:1", "-o", "a=b") == 130
+    assert script(tmp_path, "start.sh", "c.yaml", run, "h:1") == 130
     assert called(tmp_path) == [
         f"semievol doctor --address h:1 --storage {storage} --config c.yaml",
-        f"semievol run c.yaml --address h:1 --run {run} -o a=b",
+        f"semievol run c.yaml --address h:1 --run {run}",
     ]
+
+
+def test_start_has_the_doctor_look_at_the_configuration_as_it_will_run(tmp_path: Path) -> None:
+    fake(tmp_path, "semievol")
+
+    more = ["-o", "a=b c", "--deadline", "+3h", "-od=e", "-o", "f={g: h}"]
+    assert script(tmp_path, "start.sh", "c.yaml", "s3://b/ag", "h:1", *more) == 0
+    assert called(tmp_path) == [
+        "semievol doctor --address h:1 --storage s3://b --config c.yaml -o a=b c -od=e -o f={g: h}",
+        "semievol run c.yaml --address h:1 --run s3://b/ag -o a=b c --deadline +3h -od=e -o f={g: h}",
+    ]
+
+
+def test_start_hands_half_an_override_on_to_who_can_say_what_is_wrong(tmp_path: Path) -> None:
+    fake(tmp_path, "semievol", "exit 2")
+
+    assert script(tmp_path, "start.sh", "c.yaml", "s3://b/ag", "h:1", "-o") == 2
+    assert called(tmp_path) == ["semievol doctor --address h:1 --storage s3://b --config c.yaml -o"]
 
 
 def test_start_makes_the_folder_of_runs_and_runs_nothing_on_a_cluster_that_is_not_fit(tmp_path: Path) -> None:
