@@ -76,23 +76,51 @@ def test_start_makes_the_folder_of_runs_and_runs_nothing_on_a_cluster_that_is_no
     assert (tmp_path / "runs").is_dir()
 
 
-def test_leave_drains_the_node_tells_engines_alone_and_stops_ray_when_they_are_gone(tmp_path: Path) -> None:
-    fake(tmp_path, "ray")
-    proc = tmp_path / "proc"
+def leaving(folder: Path, seconds: int, *processes: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+    """leave.sh on a node on which these processes run, with a stand-in of `ray`."""
+    fake(folder, "ray")
+    proc = folder / "proc"
     proc.mkdir()
+    for process in processes:
+        (proc / str(process.pid)).symlink_to(f"/proc/{process.pid}")
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "PROC": str(proc)}
+    return subprocess.Popen([CLUSTER / "leave.sh", str(seconds)], env=environment)
+
+
+@pytest.mark.parametrize("title", ["ray::ServeReplica:llm:LLMServer", "ray::ServeReplica:llm:LLMServer.handle_request"])
+def test_leave_waits_for_the_replicas_that_serve_and_leaves_their_end_to_serve(tmp_path: Path, title: str) -> None:
+    replica = subprocess.Popen([title, "2"], executable=shutil.which("sleep"))
+    began = time.monotonic()
+    try:
+        assert leaving(tmp_path, 20, replica).wait(15) == 0
+        assert 1.5 < time.monotonic() - began < 10
+        assert replica.poll() == 0
+    finally:
+        replica.kill()
+        replica.wait()
+    assert [line.split()[1] for line in called(tmp_path)] == ["drain-node", "stop"]
+
+
+def test_leave_waits_no_longer_for_a_replica_than_it_may(tmp_path: Path) -> None:
+    replica = subprocess.Popen(["ray::ServeReplica:llm:LLMServer", "60"], executable=shutil.which("sleep"))
+    try:
+        assert leaving(tmp_path, 2, replica).wait(15) == 0
+        assert replica.poll() is None
+    finally:
+        replica.kill()
+        replica.wait()
+    assert [line.split()[1] for line in called(tmp_path)] == ["drain-node", "stop"]
+
+
+def test_leave_drains_the_node_tells_engines_alone_and_stops_ray_when_they_are_gone(tmp_path: Path) -> None:
     sleep = shutil.which("sleep")
     engine = subprocess.Popen([TITLE, "60"], executable=sleep)
     other = subprocess.Popen(["ray::IDLE", "60"], executable=sleep)
-    for process in (engine, other):
-        (proc / str(process.pid)).symlink_to(f"/proc/{process.pid}")
     try:
         began = time.monotonic()
-        leaving = subprocess.Popen(
-            [CLUSTER / "leave.sh", "20"],
-            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PROC": str(proc)},
-        )
+        told = leaving(tmp_path, 20, engine, other)
         assert engine.wait(10) == -signal.SIGTERM
-        assert leaving.wait(15) == 0
+        assert told.wait(15) == 0
         assert time.monotonic() - began < 15
         assert other.poll() is None
     finally:
