@@ -115,6 +115,16 @@ def test_skypilot_task_is_a_spot_job_with_documented_keys_alone() -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_heads_of_launchers_have_a_dashboard_which_writes_where_prometheus_finds_nodes() -> None:
+    scripts = [(CLUSTER / "slurm/node.sh").read_text(encoding="utf-8"), loaded("skypilot/semievol.yaml")["run"]]
+    scripts += [" ".join(loaded(name)["head_start_ray_commands"]) for name in ("ray/aws.yaml", "ray/gcp.yaml")]
+
+    for script in scripts:
+        assert "--include-dashboard=false" not in script
+    for script in scripts[:2]:
+        assert "--dashboard-host=127.0.0.1" in script
+
+
 def test_skypilot_task_without_a_token_starts_no_ray() -> None:
     run = loaded("skypilot/semievol.yaml")["run"]
 

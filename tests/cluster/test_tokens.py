@@ -1,6 +1,7 @@
 """Ray's tokens: who has none is told so, and a job's nodes find each other whatever lies in the user's home."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,14 @@ done
 exec "$@"
 """
 SCONTROL = '#!/bin/bash\n[[ $1 == show ]] && printf "%s\\n" n1 n2\nexit 0\n'
-SEMIEVOL = '#!/bin/bash\nexec python "$AT/nodes.py" "$RAN_AT" 2 60\n'
+SEMIEVOL = """#!/bin/bash
+python "$AT/nodes.py" "$RAN_AT" 2 60 || exit
+for ((second = 0; second < 60; second++)); do
+  grep -q '"[^"]*", "' "/tmp/ray-$SLURM_JOB_ID-n1/prom_metrics_service_discovery.json" && exit 0
+  sleep 1
+done
+exit 1
+"""
 
 
 def home_with(folder: Path, token: str) -> dict[str, str]:
@@ -48,7 +56,7 @@ def test_nodes_that_are_refused_for_a_token_are_not_waited_for(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_nodes_of_a_job_find_each_other_beside_the_token_of_a_local_ray(tmp_path: Path) -> None:
-    """The job's script with real Rays on this machine; only Slurm itself is played."""
+    """The job's script with real Rays on this machine, which Prometheus finds; only Slurm itself is played."""
     environment = home_with(tmp_path, "b" * 64)
     port = free_port()
     for name, body in {"srun": SRUN, "scontrol": SCONTROL, "semievol": SEMIEVOL}.items():
@@ -69,3 +77,5 @@ def test_nodes_of_a_job_find_each_other_beside_the_token_of_a_local_ray(tmp_path
 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.stdout.count("2 of 2 nodes are there") == 3  # of the job, the doctor's and the run's
+    for node in ("n1", "n2"):
+        shutil.rmtree(f"/tmp/ray-{os.getpid()}-{node}", ignore_errors=True)
