@@ -2,8 +2,15 @@
 
 import sys
 import time
+import traceback
 
 import ray
+from ray.exceptions import AuthenticationError
+
+REFUSED = (
+    "the Ray cluster takes only who has its token: give RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN (or "
+    "RAY_AUTH_TOKEN_PATH, the file that holds it), here as on every node"
+)
 
 
 def num_alive() -> int:
@@ -17,7 +24,10 @@ def joined(address: str, deadline: float) -> bool:
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
             return True
-        except (ConnectionError, RuntimeError):
+        except (AuthenticationError, ConnectionError, RuntimeError) as error:
+            if AuthenticationError.__name__ in "".join(traceback.format_exception(error)):
+                print(REFUSED, file=sys.stderr, flush=True)
+                return False
             time.sleep(2)
     return False
 

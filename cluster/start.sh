@@ -14,5 +14,14 @@ else
   storage=$(dirname "$run")
   mkdir -p "$storage" # where only this node sees it, the doctor says so
 fi
-semievol doctor --address "$address" --storage "$storage" --config "$config"
+overrides=() # of the run's arguments: the doctor looks at what will run
+for ((i = 4; i <= $#; i++)); do
+  if [[ ${!i} == -o ]]; then
+    i=$((i + 1))
+    overrides+=(-o "${@:i:1}")
+  elif [[ ${!i} == -o* ]]; then
+    overrides+=("${!i}")
+  fi
+done
+semievol doctor --address "$address" --storage "$storage" --config "$config" "${overrides[@]}"
 exec semievol run "$config" --address "$address" --run "$run" "${@:4}"

@@ -182,6 +182,7 @@ def _add_doctor(verbs: "_Verbs") -> None:
         "--storage", metavar="DIR", help="folder or bucket of runs: what one node writes there all have to read"
     )
     parser.add_argument("--config", metavar="CONFIG", help="configuration of a run: can it be placed there?")
+    _add_overrides(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -208,6 +209,10 @@ def _add_verify(verbs: "_Verbs") -> None:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="the run's YAML file")
+    _add_overrides(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", dest="overrides", metavar="KEY.SUB=VALUE", action="append", default=[],
         help="set one value over the file's; may be given several times",

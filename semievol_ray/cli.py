@@ -188,7 +188,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
     from semievol_ray import configfile, doctor
 
-    config = configfile.load(arguments.config) if arguments.config else None
+    if arguments.overrides and not arguments.config:
+        raise UserError("-o sets a value over those of a configuration: name its file with --config.")
+    config = configfile.load(arguments.config, arguments.overrides) if arguments.config else None
     found = doctor.examine(arguments.address, arguments.storage, config)
     print(json.dumps(doctor.as_json(found), indent=1) if arguments.json else doctor.render(found))
     if not found.ok:

@@ -75,6 +75,21 @@ def test_configuration_that_does_not_fit_ends_with_1(tmp_path: Path, capsys: pyt
     assert "Traceback" not in shown.err
 
 
+def test_configuration_is_judged_with_the_overrides_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write_config(tmp_path, speed={"num_replicas": 4000}))
+
+    assert cli.main(["doctor", "--config", config, "-o", "speed.num_replicas=1"]) == 0
+    assert cli.main(["doctor", "--config", config, "-o", "speed.num_replicas=3000"]) == 1
+    assert "speed.num_replicas 3000 does not fit" in " ".join(capsys.readouterr().out.split())
+
+
+def test_override_of_no_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "-o", "speed.num_replicas=1"]) == 2
+    assert "--config" in capsys.readouterr().err
+
+
 def test_folder_that_is_not_there_is_told_and_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "no" / "folder"
 

@@ -37,7 +37,9 @@ done
 # a host that is cut off is given up within seconds, not half a minute
 export RAY_health_check_initial_delay_ms=2000 RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000
 export RAY_health_check_failure_threshold=3 RAY_USAGE_STATS_ENABLED=0 RAY_enable_worker_prestart=false
-export RAY_AUTH_MODE=disabled # nobody but these hosts is on their network
+(umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$folder/token")
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
+unset RAY_AUTH_TOKEN # it would go before the file
 read -r -a more <<<"${SEMIEVOL_RAY:---object-store-memory=80000000}"
 for ((i = 1; i <= hosts; i++)); do
   joins=(--address=10.87.0.1:6379)

@@ -16,7 +16,7 @@ start=("${wrap[@]}" ray start --block --num-cpus="$cpus" \
 
 if [[ $kind == head ]]; then
   exec "${start[@]}" --head --node-ip-address="$host" --port="$port" --ray-client-server-port="$((port + 10000))" \
-    --include-dashboard=false
+    --dashboard-host=127.0.0.1 # the dashboard writes where Prometheus finds the nodes
 fi
 for ((second = 0; second < 300; second += 2)); do
   (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null && exec "${start[@]}" --address="$address"

@@ -8,6 +8,8 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.responses import Response
+
 from semievol_ray.endpoint.replies import RefusedError, refusal
 
 Scope = MutableMapping[str, Any]
@@ -39,31 +41,39 @@ class Gate:
             told = "the API key is wrong or missing: send it as `Authorization: Bearer KEY`"
             await refusal(401, told, "invalid_api_key")(scope, receive, send)
             return
-        begun: list[Message] = []
+        if _length(scope) > self._most_bytes:
+            await self._too_large()(scope, receive, send)
+            return
+        await self._ask_measured(scope, receive, send)
 
-        async def sending(message: Message) -> None:
-            begun.append(message)
-            await send(message)
-
-        try:
-            await self._app(scope, self._measured(scope, receive), sending)
-        except RefusedError as error:  # raised where the application waits for the rest of a body
-            if not begun:
-                await refusal(error.status, str(error))(scope, receive, send)
-
-    def _measured(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that raises RefusedError once a body, whether its length was told or not, is too large."""
-        seen = 0
+    async def _ask_measured(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask the application until the body is too large: then 413 goes out in place of what it makes of that."""
+        seen, is_begun = 0, False
 
         async def measured() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if max(seen, _length(scope)) > self._most_bytes:
-                raise RefusedError(413, f"the body is larger than {self._most_bytes} bytes: send less at a time")
+            if seen > self._most_bytes:
+                raise RefusedError(413, "the body is too large")
             return message
 
-        return measured
+        async def sending(message: Message) -> None:
+            nonlocal is_begun
+            if is_begun or seen <= self._most_bytes:
+                is_begun = True
+                await send(message)
+
+        try:
+            await self._app(scope, measured, sending)
+        except RefusedError:  # raised where the application waits for the rest of a body
+            pass
+        finally:
+            if not is_begun and seen > self._most_bytes:
+                await self._too_large()(scope, receive, send)
+
+    def _too_large(self) -> Response:
+        return refusal(413, f"the body is larger than {self._most_bytes} bytes: send less at a time")
 
     def _may_ask(self, scope: Scope) -> bool:
         if self._digest is None or scope["path"] in OPEN_PATHS:

@@ -5,6 +5,7 @@ one adapter never fills two slots (on the CPU one has to stay empty, see engines
 """
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from semievol_ray.engines.base import Generator
@@ -30,4 +31,10 @@ async def openai_app(engine: Generator, models: Mapping[str, str | None]) -> Any
     tasks = await engine.client.get_supported_tasks()
     app = build_app(args, tasks, engine.client.model_config)
     await init_app_state(engine.client, app.state, args, tasks)
+    return without_server(app)
+
+
+def without_server(app: Any) -> Any:
+    """An application whose server is not vLLM's: when the engine has died, vLLM's reply wants to stop its own."""
+    app.state.server = SimpleNamespace(should_exit=False)
     return app

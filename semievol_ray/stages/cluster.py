@@ -18,7 +18,7 @@ from typing import Any
 
 from semievol_ray import errors
 from semievol_ray.errors import ClusterError, MissingExtraError, PlacementError, RunStopped, SemievolError
-from semievol_ray.stages.address import check_address
+from semievol_ray.stages.address import check_address, no_token, use_token
 
 FEWEST_TASKS, TASKS_A_CPU, MOST_TASKS = 64, 4, 512
 PARTS_AT_ONCE = 4
@@ -31,7 +31,7 @@ def connected(address: str | None, log_path: str) -> Iterator[None]:
     """A Ray cluster for the block: `address` (or RAY_ADDRESS) joined, else a local one started.
 
     Raises MissingExtraError without ray, PlacementError when the address does not answer (within seconds), ClusterError
-    when it is of another version of Ray or Python.
+    when it asks for a token that this process has not, or is of another version of Ray or Python.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -39,6 +39,7 @@ def connected(address: str | None, log_path: str) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else Ray's C++ core writes into the progress lines
     try:
         import ray
+        from ray.exceptions import AuthenticationError
     except ImportError as error:
         raise MissingExtraError("runs need ray: pip install 'semievol-ray[cpu]' (or [cuda])") from error
     if ray.is_initialized():
@@ -49,12 +50,15 @@ def connected(address: str | None, log_path: str) -> Iterator[None]:
     check_address(address)
     try:
         with _stderr_to(log_path), _sigterm_kept():
+            use_token(address)
             ray.init(
                 address=address,
                 include_dashboard=False if address is None else None,
                 log_to_driver=False,
                 configure_logging=False,
             )
+    except AuthenticationError as error:
+        raise ClusterError(no_token(address or "this machine")) from error
     except ConnectionError as error:
         raise PlacementError(
             f"no Ray cluster answers at {address}: {error}. Start one with `ray start --head`."

@@ -142,6 +142,11 @@ def test_secrets_are_named_and_never_written(folder: str) -> None:
                 assert "value" not in variable or not any(w in variable["name"].lower() for w in SECRETS)
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_pods_of_others_are_kept_out_by_a_token(folder: str) -> None:
+    assert cluster_spec(folder)["authOptions"] == {"mode": "token"}
+
+
 def test_mounts_name_volumes_that_are_there() -> None:
     for folder in FOLDERS:
         for pod in pods(cluster_spec(folder)):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,29 @@ def test_stale_key_in_a_ray_up_file_is_refused(way: list[str]) -> None:
         check_ray_up(tree)
 
 
+def test_google_cloud_image_holds_what_rays_head_and_buckets_need_there() -> None:
+    comment = (CLUSTER / "ray/gcp.yaml").read_text(encoding="utf-8").partition("cluster_name")[0]
+    (extra,) = re.findall(r'--build-arg EXTRA="(.+)"', comment)
+    packages = dict(requirement.split("==") for requirement in extra.split())
+    provider = Path(ray.autoscaler.__file__).parent / "_private" / "gcp"
+    sources = "".join(path.read_text(encoding="utf-8") for path in provider.glob("*.py"))
+    imported = set(re.findall(r"^(?:import|from) (google\w*|httplib2)", sources, re.MULTILINE))
+
+    # google.oauth2 is in the lock files (google-auth); httplib2 comes with either of the other two
+    assert imported == {"googleapiclient", "google_auth_httplib2", "httplib2", "google"}
+    assert packages.keys() == {"gcsfs", "google-api-python-client", "google-auth-httplib2"}
+    for device in ("cpu", "cuda"):
+        assert "\ngoogle-auth==" in (ROOT / "requirements" / f"{device}.lock").read_text(encoding="utf-8")
+
+
+def test_google_cloud_workers_have_an_account_that_reaches_buckets() -> None:
+    tree = loaded("ray/gcp.yaml")
+
+    (account,) = tree["available_node_types"]["gpu"]["node_config"]["serviceAccounts"]
+    assert account["email"] == f"ray-autoscaler-sa-v1@{tree['provider']['project_id']}.iam.gserviceaccount.com"
+    assert account["scopes"] == ["https://www.googleapis.com/auth/devstorage.full_control"]
+
+
 def test_skypilot_task_is_a_spot_job_with_documented_keys_alone() -> None:
     tree = loaded("skypilot/semievol.yaml")
 
@@ -85,9 +109,32 @@ def test_skypilot_task_is_a_spot_job_with_documented_keys_alone() -> None:
     assert tree["resources"].keys() <= SKY_RESOURCES
     assert tree["resources"]["job_recovery"].keys() <= SKY_RECOVERY
     assert tree["resources"]["use_spot"]
+    assert tree["secrets"] == {"RAY_AUTH_TOKEN": ""}
     subprocess.run(["bash", "-n"], input=tree["run"], text=True, check=True)
     for path in re.findall(r"cluster/[\w./]+", tree["run"]):
         assert (ROOT / path).exists(), path
+
+
+def test_heads_of_launchers_have_a_dashboard_which_writes_where_prometheus_finds_nodes() -> None:
+    scripts = [(CLUSTER / "slurm/node.sh").read_text(encoding="utf-8"), loaded("skypilot/semievol.yaml")["run"]]
+    scripts += [" ".join(loaded(name)["head_start_ray_commands"]) for name in ("ray/aws.yaml", "ray/gcp.yaml")]
+
+    for script in scripts:
+        assert "--include-dashboard=false" not in script
+    for script in scripts[:2]:
+        assert "--dashboard-host=127.0.0.1" in script
+
+
+def test_skypilot_task_without_a_token_starts_no_ray() -> None:
+    run = loaded("skypilot/semievol.yaml")["run"]
+
+    done = subprocess.run(
+        [shutil.which("bash"), "-c", run],
+        env={"PATH": "", "RAY_AUTH_TOKEN": ""}, capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+
+    assert done.returncode not in (0, 75, 130)
+    assert "launch with --secret RAY_AUTH_TOKEN" in done.stderr
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -99,6 +146,17 @@ def test_image_is_pinned_by_the_lock_file_of_its_device_and_runs_as_no_root(devi
     assert f"--no-deps -r requirements/{device}.lock" in run
     assert [rest for word, rest in instructions if word == "USER"] == ["1000"]
     assert re.search(r"useradd .*--uid 1000 ", DOCKERFILE)
+
+
+@pytest.mark.parametrize(("extra", "installed"), [("", []), ("a==1 b==2", ["install --no-cache-dir a==1 b==2"])])
+def test_image_takes_a_list_of_more_packages(extra: str, installed: list[str]) -> None:
+    lines = [rest for device in ("cpu", "cuda") for word, rest in stages()[device] if word == "RUN" and "EXTRA" in rest]
+
+    for line in lines:
+        script = 'pip() { echo "$#: $*"; }; ' + line.partition("&& if")[2].join(("if", ""))
+        told = subprocess.run(["bash", "-c", script], env={"EXTRA": extra}, capture_output=True, text=True, check=True)
+        assert told.stdout.splitlines() == [f"{len(line.split())}: {line}" for line in installed]
+    assert len(lines) == 2
 
 
 def test_image_copies_what_is_there_and_what_launchers_start() -> None:

@@ -51,13 +51,15 @@ def wait_for(is_so: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
-def started(folder: Path, fast: str = "", restarts: int = 0) -> Job:
+def started(folder: Path, fast: str = "", restarts: int = 0, **more: str) -> Job:
     for name, body in FAKES.items():
         path = folder / name
-        path.write_text(f'#!/bin/bash\necho "{name} $*" >> {folder}/called\n{body}\n', encoding="utf-8")
+        seen = f'echo "{name} $*" >> {folder}/called\necho "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" >> {folder}/tokens-{name}'
+        path.write_text(f"#!/bin/bash\n{seen}\n{body}\n", encoding="utf-8")
         path.chmod(0o755)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     environment = {
-        **os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "AT": str(folder), "FAST": fast,
+        **kept, **more, "PATH": f"{folder}:{os.environ['PATH']}", "AT": str(folder), "FAST": fast,
         "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_ON_NODE": "2",
         "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_RESTART_COUNT": str(restarts),
     }  # fmt: skip
@@ -116,6 +118,34 @@ def test_job_starts_one_head_and_a_worker_on_every_other_node(tmp_path: Path) ->
     assert steps == [("1", "n1", "head"), ("1", "n2", "worker")]
 
 
+def tokens(job: Job, name: str) -> set[str]:
+    """Mode and token of Ray, as a command of the job found them in its environment."""
+    return set((job.folder / f"tokens-{name}").read_text(encoding="utf-8").splitlines())
+
+
+def test_job_gives_all_its_processes_one_token_that_no_command_line_shows(tmp_path: Path) -> None:
+    jobs = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        jobs.append(started(tmp_path / name, fast="0"))
+    for job in jobs:
+        assert job.process.wait(20) == 0
+
+    seen = [tokens(job, "srun") | tokens(job, "python") | tokens(job, "semievol") for job in jobs]
+    assert [len(found) for found in seen] == [1, 1]
+    (first,), (second,) = seen
+    assert first != second
+    assert re.fullmatch("token [0-9a-f]{64}", first)
+    assert first.split()[1] not in jobs[0].called()
+
+
+def test_job_without_tokens_where_that_was_asked_for(tmp_path: Path) -> None:
+    job = started(tmp_path, fast="0", RAY_AUTH_MODE="disabled")
+    job.process.wait(20)
+
+    assert tokens(job, "srun") == tokens(job, "semievol") == {"disabled "}
+
+
 @dataclass(frozen=True)
 class LocalSlurm:
     """A running Slurm of two nodes, and the environment in which its commands find it."""
@@ -146,7 +176,6 @@ def slurm(tmp_path: Path) -> Iterator[LocalSlurm]:
         "PYTHONPATH": str(ROOT),
         "SEMIEVOL_PORT": str(free_port()),
         "SEMIEVOL_RAY": "--object-store-memory=80000000",
-        "RAY_AUTH_MODE": "disabled",
         "RAY_raylet_start_wait_time_s": "150",
         "RAY_enable_worker_prestart": "false",
     }
