@@ -69,8 +69,10 @@ def _words(piece: str) -> list[str]:
         whole, rest = amount["whole"].replace(",", "").lstrip("0") or "0", (amount["rest"] or "").rstrip("0")
         number = f"{whole}.{rest}" if rest else whole
         return [f"-{number}" if amount["minus"] and number != "0" else number]
-    parted = _BETWEEN_DIGITS.sub(" ", piece)
-    return "".join(c for c in parted if not unicodedata.category(c).startswith("P")).split()
+    parted = _BETWEEN_DIGITS.sub(" ", piece).split()
+    if len(parted) > 1:
+        return [word for part in parted for word in _words(part)]
+    return "".join(c for c in piece if not unicodedata.category(c).startswith("P")).split()
 
 
 def marked_span(text: str, start: int) -> ParsedAnswer | None:
