@@ -11,7 +11,7 @@ from typing import Any
 WINDOW_SECONDS = 300.0
 ROUTINE = frozenset(
     ("run_started", "run_stopped", "step_started", "step_resumed", "step_committed", "step_shared", "step_cleaned",
-     "part_committed", "session_started", "session_ended")
+     "part_committed", "session_started", "session_ended", "configuration_changed")
 )  # fmt: skip
 """Kinds of events that are no trouble."""
 _TOLD_IN = ("seen", "reason", "error", "message", "first_error", "why", "what")

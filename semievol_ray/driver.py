@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from semievol_ray import logs
+from semievol_ray.adoption import adopting
 from semievol_ray.checks import check_addresses, check_method, check_models, check_training
 from semievol_ray.clean import clean_as_kept
 from semievol_ray.config import RunConfig
@@ -94,6 +95,7 @@ def run(
         ended_by(deadline, held, config),
     ):
         closing.enter_context(logs.to_file(held.log_path))
+        held.listen(adopting(held, manifest, config))
         held.listen(logs.EventLog(config.name))
         held.listen(RunMetrics(config.name))
         trackers = open_trackers(config.report_to, held.root, config.name, settings, progress.say)

@@ -101,9 +101,10 @@ class Run:
         return "/".join((self.root, *names))
 
     def save_manifest(self, manifest: Mapping[str, object]) -> None:
-        """Put other values into the manifest, where they differ; versions and time of creation stay."""
+        """Put other values into the manifest, where they differ, None for none; versions and time of creation stay."""
         before = read_json(self.path("manifest.json"))
-        now_is = {**before, **json.loads(encode(dict(manifest)))}
+        merged = {**before, **json.loads(encode(dict(manifest)))}
+        now_is = {key: value for key, value in merged.items() if value is not None}
         if now_is != before:
             storage.write(self.path("manifest.json"), encode(now_is))
 

@@ -17,13 +17,14 @@ from semievol_ray.check import planned_steps
 from semievol_ray.config import RunConfig
 from semievol_ray.configfile import parse
 from semievol_ray.core.workload import kind_of
+from semievol_ray.errors import StorageError
 from semievol_ray.events import last_line
 from semievol_ray.forecast import Left, run_seconds_left, step_seconds_left
 from semievol_ray.inventory import StepFiles, take_inventory
 from semievol_ray.retries import retries
 from semievol_ray.runs import Step, read_events, read_manifest
 from semievol_ray.starts import Starts, engine_starts
-from semievol_ray.steps import read_step_record
+from semievol_ray.steps import STEP_FILE, read_step_record
 
 SILENT_SECONDS = 300.0
 """From so long without an event on, a run that a driver holds is told to be silent."""
@@ -138,10 +139,21 @@ def as_json(found: RunStatus) -> dict[str, Any]:
 
 
 def _records(root: str, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Each step's step.json, in the order in which they began."""
+    """Each step's step.json, in the order in which they began, without those that were removed meanwhile."""
     with ThreadPoolExecutor(8) as readers:
-        found = list(zip(names, readers.map(lambda name: read_step_record(f"{root}/{name}"), names), strict=True))
+        read = zip(names, readers.map(lambda name: _record(f"{root}/{name}"), names), strict=True)
+        found = [(name, record) for name, record in read if record is not None]
     return dict(sorted(found, key=lambda step: (step[1]["started"], step[0])))
+
+
+def _record(folder: str) -> dict[str, Any] | None:
+    """A step.json; None where the step, which stood only until another was committed, is gone since it was listed."""
+    try:
+        return read_step_record(folder)
+    except StorageError:
+        if storage.exists(f"{folder}/{STEP_FILE}"):
+            raise
+        return None
 
 
 def _names(manifest: Mapping[str, Any], config: RunConfig, begun: Mapping[str, Any]) -> list[str]:
@@ -224,8 +236,18 @@ def _rows(step: Step, done: list[str], told: Mapping[str, int]) -> tuple[int | N
     others = [part for part in done if part not in told]
     read = others if len(others) <= FOOTERS else [others[i * len(others) // FOOTERS] for i in range(FOOTERS)]
     with ThreadPoolExecutor(8) as readers:
-        rows = sum(readers.map(lambda part: storage.num_rows(step.part_path(part)), read))
+        rows = sum(readers.map(lambda part: _num_rows(step, part), read))
     return sum(told.values()) + (round(rows * len(others) / len(read)) if read else 0), len(read) < len(others)
+
+
+def _num_rows(step: Step, part: str) -> int:
+    """Rows of a part; none of one that is gone since it was listed."""
+    try:
+        return storage.num_rows(step.part_path(part))
+    except StorageError:
+        if step.has_part(part):
+            raise
+        return 0
 
 
 def _round_of(name: str) -> int:

@@ -49,7 +49,7 @@ FLOORS = [
     ["checks", "problems"],
     ["preflight"],
     ["check"],
-    ["ending"],
+    ["ending", "adoption"],
     ["driver"],
     ["doctor", "tunespace", "tune"],
     ["activity", "retries", "forecast", "starts"],

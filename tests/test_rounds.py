@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from semievol_ray import cli, schema
+from semievol_ray import cli, driver, schema
 from semievol_ray.check import planned_steps
+from semievol_ray.clean import clean_run
 from semievol_ray.configfile import parse
 from semievol_ray.core.selection import num_kept
 from semievol_ray.errors import DriftError
 from semievol_ray.explain import explain
-from semievol_ray.runs import read_manifest, read_steps
+from semievol_ray.runs import read_events, read_manifest, read_steps
 from semievol_ray.stages.pools import dev_slices
 from semievol_ray.status import status
 from semievol_ray.summary import SEMIEVOL, summarise
@@ -198,6 +199,67 @@ def test_more_rounds_go_on_from_the_last_without_redoing_one(short: dict[str, An
     assert {path: after[path] for path in before} == before
     assert read_manifest(str(tmp_path / "run"))["final"] == {"round": 2, "last_round": 2}
     assert metrics_of(tmp_path / "run", "rounds/0002/evaluate")["num_rows"] == 8
+
+
+def test_run_that_goes_on_with_more_rounds_is_known_by_them_from_its_first_work_on(
+    short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, more = tmp_path / "run", changed(short, "method.rounds", 2)
+    do_run(changed(short, "method.rounds", 1), root)
+    before = read_manifest(str(root))
+    assert before["final"] == {"round": 1, "last_round": 1}
+
+    answer_round = driver.answer_round
+
+    def dies(context: Any, number: int, *rest: Any) -> Any:
+        if number == 2:
+            raise KeyboardInterrupt
+        return answer_round(context, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "answer_round", dies)
+        with pytest.raises(KeyboardInterrupt):
+            do_run(more, root)
+    after = read_manifest(str(root))
+    assert after["config"]["method"]["rounds"]["num"] == 2
+    assert "final" not in after
+    found = status(str(root))
+    assert not found.finished
+    assert "rounds/0002/select" in [step.name for step in found.steps]
+    (change,) = [event for event in read_events(str(root)) if event["kind"] == "configuration_changed"]
+    assert (change["before"], change["final"]) == (before["config"], before["final"])
+    assert not found.troubles
+
+
+def test_configuration_that_is_refused_leaves_the_manifest_as_it_was(short: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    do_run(changed(short, "method.rounds", 1), root)
+    before = (root / "manifest.json").read_bytes()
+    with pytest.raises(DriftError):
+        do_run(changed(changed(short, "method.rounds", 2), "method.select.theta", 0.75), root)
+    assert (root / "manifest.json").read_bytes() == before
+
+
+def test_vectors_that_a_further_round_needs_are_kept_when_a_crash_stopped_it(
+    short: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, tree = tmp_path / "run", changed(short, "method.retrieval", {"pool": "labeled+accepted"})
+    tree = changed(tree, "method.collaborators", [{"demonstrations": 1}, {"adapter": "warm"}])
+    do_run(changed(tree, "method.rounds", 2), root)
+
+    demonstrations_of = driver.demonstrations_of
+
+    def dies(context: Any, number: int, *rest: Any) -> Any:
+        if number == 3:
+            raise KeyboardInterrupt
+        return demonstrations_of(context, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "demonstrations_of", dies)
+        with pytest.raises(KeyboardInterrupt):
+            do_run(changed(tree, "method.rounds", 3), root)
+    clean_run(str(root), "last_round", lambda _: True)
+    assert do_run(changed(tree, "method.rounds", 3), root).last_round == 3
 
 
 def test_collaborator_on_another_base_has_a_warm_up_of_its_own_that_does_not_evolve(

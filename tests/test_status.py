@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from semievol_ray import cli, lease
-from semievol_ray.errors import NothingAcceptedError
+from semievol_ray import cli, inventory, lease
+from semievol_ray.errors import NothingAcceptedError, StorageError
 from semievol_ray.lease import Holder, Lease
 from semievol_ray.status import RunStatus, State, status
 from semievol_ray.statuslines import render, short_count, size
@@ -233,3 +234,33 @@ def test_status_changes_nothing(copied_run: Path) -> None:
 def test_status_of_a_folder_that_is_no_run_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(tmp_path)]) == 2
     assert "is no run directory" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("is_whole_folder", [True, False])
+def test_status_leaves_out_a_step_that_goes_while_it_looks(
+    copied_run: Path, is_whole_folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "data/read"
+    gone = Path(shutil.copytree(copied_run / "data/unlabeled", copied_run / name))
+    record = json.loads((gone / "step.json").read_text())
+    del record["committed"]
+    (gone / "step.json").write_text(json.dumps({**record, "name": name}))
+    look = inventory.take_inventory
+
+    def looked(root: str) -> inventory.Inventory:
+        found = look(root)
+        for path in gone.iterdir():
+            if is_whole_folder or path.suffix == ".parquet":
+                path.unlink()
+        return found
+
+    monkeypatch.setattr("semievol_ray.status.take_inventory", looked)
+    found = status(str(copied_run))
+    assert (name in [step.name for step in found.steps]) == (not is_whole_folder)
+    assert all(step.state is State.COMMITTED for step in found.steps if step.name != name)
+
+
+def test_status_of_a_step_whose_record_is_damaged_still_says_so(copied_run: Path) -> None:
+    (copied_run / "data/unlabeled/step.json").write_text("{")
+    with pytest.raises(StorageError, match=r"data/unlabeled/step\.json is damaged"):
+        status(str(copied_run))

@@ -34,13 +34,14 @@ def cut_rows(context: Context, path: str, name: str) -> Step:
     """The committed step `name`: the rows of a file, or of several, as UNLABELED. Raises DataError for bad rows."""
     cutter = Cutter(context.run, context.config, context.task, means_of(context))
     sizes, digest = source_of_rows(path)
-    settings, inputs = cutter.settings(None), {"file": digest}
+    settings, inputs, reading = cutter.settings(None), {"file": digest}, f"{name.rpartition('/')[0]}/read"
     if done := cutter.done(name, settings, inputs):
+        remove(context.run, reading)
         return done
     if note := reading_note(path, context.task):
         context.progress.say(note)
     mapped = partial(_mapped, context, sum(sizes.values()) <= SMALL_BYTES)
-    read = _read(context, path, f"{name.rpartition('/')[0]}/read", sizes, mapped, settings, inputs)
+    read = _read(context, path, reading, sizes, mapped, settings, inputs)
     counts = tuple(read.lengths())
     pool = Pool(read, read, counts, _size(context, name, settings, inputs, sum(counts)))
     rows = context.run.step(

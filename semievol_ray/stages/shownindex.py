@@ -64,7 +64,7 @@ def recall_of(step: Step) -> Recall | None:
     """What was noted of a step's parts, torn lines left out; None where its index is exact."""
     folder = f"{_folder(step)}/{_RECALLS}"
     files = storage.read_all([f"{folder}/{name}" for name in storage.sizes(folder)])
-    noted = parsed(line for data in files for line in data.decode(errors="replace").splitlines())
+    noted: Any = parsed(line for data in files for line in data.decode(errors="replace").splitlines())
     return Recall(sum(found for found, _ in noted), sum(wanted for _, wanted in noted)) if noted else None
 
 

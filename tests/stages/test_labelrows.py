@@ -88,3 +88,13 @@ def test_list_of_chunks_is_not_read_once_a_chunk(tmp_path: Path, files: Path, mo
     monkeypatch.setattr(storage, "read", counted)
     cut(tmp_path / "run", tmp_path, files)
     assert sum(path.endswith("labels/new/read/parts.json") for path in listings) <= 2
+
+
+def test_chunks_that_a_kill_left_behind_are_removed_by_the_next_command(tmp_path: Path, files: Path) -> None:
+    root = tmp_path / "run"
+    asked = cut(root, tmp_path, files)
+    left = root / "labels/new/read"
+    left.mkdir()
+    (left / "step.json").write_bytes((root / "labels/new/data/step.json").read_bytes())
+    assert cut(root, tmp_path, files) == asked
+    assert not left.exists()
