@@ -209,11 +209,17 @@ def _decision(root: str, folder: str, found: Found, justified: Row | None, gold:
     lines = [f"decision: {selected['decision']}", tables.paragraph(str(selected["reason"]), "  ")]
     lines += [_against_tau(root, folder, selected)] if selected["confidence"] is not None else []
     if selected["label"] is not None and gold and gold["answer"] is not None:
-        right = "right" if task.equal(selected["label"], gold["answer"]) else "wrong"
-        lines += [f"  label {selected['label']} is {right}: the gold answer is {gold['answer']}"]
+        lines += [f"  label {selected['label']}{_judged(selected['label'], gold['answer'], task)}"]
     elif selected["decision"] == Decision.ACCEPTED.value:
         lines += [f"  label: {selected['label']}"]
     return "\n".join(lines)
+
+
+def _judged(label: str, answer: str, task: Task) -> str:
+    """Whether a label is right; texts that agree by their embeddings are not embedded here."""
+    if not task.needs_vectors or task.equal(label, answer):
+        return f" is {'right' if task.equal(label, answer) else 'wrong'}: the gold answer is {answer}"
+    return f"; the gold answer is {answer}, and the round's figures say by similarity which labels are right"
 
 
 def _against_tau(root: str, folder: str, selected: Row) -> str:

@@ -152,7 +152,7 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
     inputs = {"unlabeled": fold.pool.digest(), "model": context.model().digest}
     inputs |= {"adapter": warm.digest} if warm else {}
     inputs |= {f"drafts/{d.name.rsplit('/', 1)[1]}": _fingerprint(d) for d in drafts}
-    inputs |= {"embedder": context.model(method.embedder).digest} if context.task.needs_vectors else {}
+    inputs |= context.agreeing_input
     _refuse_older(context, f"{fold.folder}/justify", drafts)
     step = context.step(
         f"{fold.folder}/justify",
@@ -162,9 +162,8 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
         numerics=context.serving_numerics,
     )
     sampling = Sampling(0.0, method.justify.max_tokens or context.task.max_tokens)
-    embedder = context.model(method.embedder).path if context.task.needs_vectors else None
-    name = warm.name if warm else None
-    job = JustifyJob(step, fold.pool, drafts, sampling, name, method.confidence, method.justify.when, embedder)
+    name, when = warm.name if warm else None, method.justify.when
+    job = JustifyJob(step, fold.pool, drafts, sampling, name, method.confidence, when, context.agreeing_path)
     return Wanted(job, context.model().name, warm)
 
 
@@ -197,6 +196,7 @@ def _begun(record: Mapping[str, Any]) -> tuple[int, str]:
 def _predict(context: Context, name: str, test: Step, adapter: Adapter | None) -> Wanted:
     model = context.model()
     inputs = {"test": test.digest(), "model": model.digest} | ({"adapter": adapter.digest} if adapter else {})
+    inputs |= context.agreeing_input
     step = context.step(
         name,
         settings={"task": context.task.settings(), "numerics": context.numerics_settings()},
@@ -204,7 +204,8 @@ def _predict(context: Context, name: str, test: Step, adapter: Adapter | None) -
         parts=test.parts,
         numerics=context.serving_numerics,
     )
-    job = PredictJob(step, test, adapter.name if adapter else None, context.task.max_tokens)
+    served = adapter.name if adapter else None
+    job = PredictJob(step, test, served, context.task.max_tokens, context.agreeing_path)
     return Wanted(job, model.name, adapter)
 
 

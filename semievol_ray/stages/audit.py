@@ -55,12 +55,23 @@ class Totals:
         return found if found.num_rows else None
 
 
-def totals_of(justified: Step, selection: Step, gold: Step | None, task: Task) -> Totals:
-    """The sums over a pool or a dev fold, by one pass over its parts."""
+def totals_of(
+    justified: Step, selection: Step, gold: Step | None, task: Task, embedder_path: str | None = None
+) -> Totals:
+    """The sums over a pool or a dev fold, by one pass over its parts.
+
+    `embedder_path` is set where answers agree by their embeddings.
+    """
     totals = Totals()
     judged = (gold, schema.GOLD) if gold else None
     for part in map_parts(
-        audit_part, justified.parts, justified=justified, selection=selection, gold=judged, task=task
+        audit_part,
+        justified.parts,
+        justified=justified,
+        selection=selection,
+        gold=judged,
+        task=task,
+        embedder_path=embedder_path,
     ):
         for name in APART:
             getattr(totals, name).append(np.frombuffer(part[name], dtype=np.float32))

@@ -21,7 +21,7 @@ from semievol_ray.runs import Step
 from semievol_ray.stages.alone import asked_alone
 from semievol_ray.stages.columns import floats, known
 from semievol_ray.stages.context import Adapter, Context
-from semievol_ray.stages.evaluate import is_right
+from semievol_ray.stages.evaluate import known_right
 from semievol_ray.stages.groups import Wanted
 
 NUM_OTHERS = 512
@@ -86,7 +86,7 @@ def certified(context: Context, found: Certifying | None) -> Certificate:
     step = context.step(
         found.name,
         settings={"target": asdict(target)},
-        inputs={"dev": dev.digest(), "others": others.digest(), "dev_gold": gold.digest()},
+        inputs={"dev": dev.digest(), "others": others.digest(), "dev_gold": gold.digest(), **context.agreeing_input},
         parts=[],
     )
     if not step.committed():
@@ -156,5 +156,6 @@ def _judged(
     columns = ["id", "label", "confidence"]
     read = (row for part in dev.parts for row in dev.read_part(part, schema.JUSTIFIED, columns).to_pylist())
     rows = [row for row in read if row["confidence"] is not None]
-    right = [is_right(row["label"], golds[row["id"]], context.task) is True for row in rows]
+    labels, answers = [row["label"] for row in rows], [golds[row["id"]] for row in rows]
+    right = known_right(labels, answers, context.task, context.agreeing_path)
     return np.array([row["confidence"] for row in rows], dtype=np.float32), np.array(right, dtype=bool)

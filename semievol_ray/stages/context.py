@@ -81,6 +81,16 @@ class Context:
             self._models[name] = resolve_model(name, report=self.progress.say)
         return self._models[name]
 
+    @property
+    def agreeing_path(self) -> str | None:
+        """The embedder by which answers agree; None for a task that compares their texts alone."""
+        return self.model(self.config.method.embedder).path if self.task.needs_vectors else None
+
+    @property
+    def agreeing_input(self) -> dict[str, str]:
+        """The same as an input of the steps whose output depends on it."""
+        return {"embedder": self.model(self.config.method.embedder).digest} if self.task.needs_vectors else {}
+
     def step(
         self,
         name: str,

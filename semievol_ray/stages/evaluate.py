@@ -3,7 +3,7 @@
 Invariant: this and `explain` are the only readers of the gold table, and nothing here feeds a prompt or a fine-tuning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from semievol_ray import schema
 from semievol_ray.core.metrics import bootstrap_interval, class_table, decision_table
 from semievol_ray.runs import Step
+from semievol_ray.stages.agreeing import equality
 from semievol_ray.tasks import Task
 
 
@@ -62,6 +63,10 @@ def asked(predictions: Step) -> tuple[str, ...]:
     return tuple(row_id for column in columns for row_id in column.to_pylist())
 
 
-def is_right(label: str | None, answer: str | None, task: Task) -> bool | None:
-    """Whether a label equals the gold answer; None where either is unknown."""
-    return None if label is None or answer is None else task.equal(label, answer)
+def known_right(
+    labels: Sequence[str | None], golds: Sequence[str | None], task: Task, embedder_path: str | None
+) -> list[bool]:
+    """Whether each label equals its gold answer; False where either is unknown."""
+    equal = equality(task, embedder_path, (*labels, *golds))
+    pairs = zip(labels, golds, strict=True)
+    return [label is not None and gold is not None and equal(label, gold) for label, gold in pairs]

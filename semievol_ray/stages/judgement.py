@@ -4,7 +4,7 @@ Invariant: this runs in the worker that holds the part; only counts and float32 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from semievol_ray.core.audit import Floats
 from semievol_ray.core.deciding import Coded
 from semievol_ray.core.selection import Decision
 from semievol_ray.runs import Step
+from semievol_ray.stages.agreeing import Equal, equality
 from semievol_ray.stages.columns import coded, floats, known
 from semievol_ray.tasks import Task
 
@@ -33,9 +34,10 @@ APART = {"right": 1, "wrong": 0, "unknown": -1}
 class Judgements:
     """The justified rows of a part beside their decisions and gold answers, column by column; `right` as in APART.
 
-    `answers`: a column for each collaborator.
+    `equal` compares the answers that occur in it. `answers`: a column for each collaborator.
     """
 
+    equal: Equal
     answers: list[Coded]
     labels: Coded
     golds: Coded
@@ -45,34 +47,40 @@ class Judgements:
     known: NDArray[np.bool_]
 
 
-def audit_part(item: dict[str, Any], justified: Step, selection: Step, gold: Gold | None, task: Task) -> dict[str, Any]:
+def audit_part(
+    item: dict[str, Any], justified: Step, selection: Step, gold: Gold | None, task: Task, embedder_path: str | None
+) -> dict[str, Any]:
     """In a Ray Data task: the sums of one part; H as float32 bytes, the counts as JSON."""
-    rows = _judgements(item["part"], justified, selection, gold, task)
+    rows = _judgements(item["part"], justified, selection, gold, task, embedder_path)
     decided = _decided(rows)
     accepted_R = _has(rows.decisions, Decision.ACCEPTED.value)
     counts = {
         "num_rows": len(rows.right),
         "decided": decided,
         "accepted_bins": audit.bin_counts(rows.confidences[accepted_R & rows.known]).tolist(),
-        "agreement": audit.agreement(rows.answers, task.equal).tolist(),
-        "answers": [_answered(answers, rows.golds, task.equal) for answers in rows.answers],
+        "agreement": audit.agreement(rows.answers, rows.equal).tolist(),
+        "answers": [_answered(answers, rows.golds, rows.equal) for answers in rows.answers],
         **(_by_label(rows, accepted_R) if task.is_closed else {}),
     }
     of = {name: rows.confidences[rows.known & (rows.right == right)].tobytes() for name, right in APART.items()}
     return {**of, "counts": json.dumps(counts)}
 
 
-def _judgements(part: str, justified: Step, selection: Step, gold: Gold | None, task: Task) -> Judgements:
+def _judgements(
+    part: str, justified: Step, selection: Step, gold: Gold | None, task: Task, embedder_path: str | None
+) -> Judgements:
     columns = ["id", "answers", "label", "confidence"]
     table = justified.read_part(part, schema.JUSTIFIED, columns)
     ids, labels = table.column("id"), coded(table.column("label"))
     decisions = coded(_of(ids, selection.read_part(part, schema.SELECTION, ["id", "decision"]), "decision"))
     none = Coded(np.full(len(ids), -1, dtype=np.int64), ())
     golds = coded(_of(ids, gold[0].read_part(part, gold[1], ["id", "answer"]), "answer")) if gold else none
-    right_R = audit.equal_pairs(labels, golds, task.equal)
-    confidence = table.column("confidence")
     answers = _collaborators(table.column("answers"))
-    return Judgements(answers, labels, golds, decisions, right_R, floats(confidence), known(confidence))
+    given = (text for column in (labels, golds, *answers) for text in column.values)
+    equal = equality(task, embedder_path, given)
+    right_R = audit.equal_pairs(labels, golds, equal)
+    confidence = table.column("confidence")
+    return Judgements(equal, answers, labels, golds, decisions, right_R, floats(confidence), known(confidence))
 
 
 def _of(ids: pa.ChunkedArray, table: pa.Table, column: str) -> pa.ChunkedArray:
@@ -103,7 +111,7 @@ def _decided(rows: Judgements) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _answered(answers: Coded, golds: Coded, equal: Callable[[str, str], bool]) -> dict[str, int]:
+def _answered(answers: Coded, golds: Coded, equal: Equal) -> dict[str, int]:
     """Of one collaborator's readable answers to rows with a gold answer, how many are right."""
     right_R = audit.equal_pairs(answers, golds, equal)
     return {"judged": int((right_R >= 0).sum()), "right": int((right_R == 1).sum())}

@@ -3,9 +3,8 @@
 Invariant: `confidence` is one quantity over all rows of a round, null where no whole readable answer was kept.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -17,10 +16,10 @@ from semievol_ray.core.confidence import answer_posterior, mean_nll
 from semievol_ray.core.consensus import Vote, shuffled, tally
 from semievol_ray.core.parsing import by_letter
 from semievol_ray.core.prompts import Message, justification_messages, question_messages
-from semievol_ray.engines.base import Embedder, Sampling
-from semievol_ray.engines.embed import open_embedder
+from semievol_ray.engines.base import Sampling
 from semievol_ray.methodconfig import Confidence
 from semievol_ray.runs import Step
+from semievol_ray.stages.agreeing import equality
 from semievol_ray.stages.answering import Asker, Row, gathered
 from semievol_ray.tasks import Task
 
@@ -50,24 +49,10 @@ async def justify_part(job: JustifyJob, part: str, asker: Asker) -> pa.Table:
     check_aligned(part, (job.pool, asked), *drafts)
     rows = asked.to_pylist()
     by_row = list(zip(*(table.to_pylist() for _, table in drafts), strict=True)) or [()] * len(rows)
-    equal = _equality(job, by_row, asker.task)
+    equal = equality(asker.task, job.embedder_path, (draft["answer"] for of_row in by_row for draft in of_row))
     votes = [tally([draft["answer"] for draft in of_row], equal) for of_row in by_row]
     table = await gathered([_justified(job, *of_row, asker) for of_row in zip(rows, by_row, votes, strict=True)])
     return pa.Table.from_pylist(table, schema=schema.JUSTIFIED)
-
-
-def _equality(job: JustifyJob, drafts: Sequence[Sequence[Row]], task: Task) -> Callable[[str, str], bool]:
-    """How the drafts of a part agree: by the task's own rule, or by the embeddings of their texts."""
-    if job.embedder_path is None:
-        return task.equal
-    texts = task.texts(draft["answer"] for of_row in drafts for draft in of_row)
-    vectors = _embedder(job.embedder_path).embed(texts) if texts else ()
-    return task.equal_by(dict(zip(texts, vectors, strict=True)))
-
-
-@lru_cache(maxsize=1)
-def _embedder(path: str) -> Embedder:
-    return open_embedder(path)
 
 
 class Manner(Protocol):

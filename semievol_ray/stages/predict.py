@@ -12,25 +12,30 @@ from semievol_ray.core.prompts import Message, question_messages
 from semievol_ray.engines.base import Sampling
 from semievol_ray.runs import Step
 from semievol_ray.stages.answering import Asker, Row, gathered
+from semievol_ray.stages.evaluate import known_right
 
 
 @dataclass(frozen=True)
 class PredictJob:
-    """The evaluation of one model; `adapter` None asks the base model."""
+    """The evaluation of one model; `adapter` None asks the base model.
+
+    `embedder_path` is set where answers agree by their embeddings.
+    """
 
     step: Step
     test: Step
     adapter: str | None
     max_tokens: int
+    embedder_path: str | None = None
 
 
 async def predict_part(job: PredictJob, part: str, asker: Asker) -> pa.Table:
     """PREDICTIONS for one part, in input order."""
     rows = job.test.read_part(part, schema.LABELED).to_pylist()
     answers = await gathered([_predict(job, row, asker) for row in rows])
-    return pa.Table.from_pylist(
-        [_prediction(row, answer, asker) for row, answer in zip(rows, answers, strict=True)], schema=schema.PREDICTIONS
-    )
+    golds = [row["answer"] for row in rows]
+    right = known_right([answer["answer"] for answer in answers], golds, asker.task, job.embedder_path)
+    return pa.Table.from_pylist([*map(_prediction, rows, answers, right)], schema=schema.PREDICTIONS)
 
 
 async def _predict(job: PredictJob, row: Row, asker: Asker) -> Row:
@@ -42,6 +47,5 @@ async def _predict(job: PredictJob, row: Row, asker: Asker) -> Row:
     return await asker.ask(render, 0, row["options"], Sampling(0.0, job.max_tokens), job.adapter)
 
 
-def _prediction(row: Row, answer: Row, asker: Asker) -> Row:
-    correct = answer["answer"] is not None and asker.task.equal(answer["answer"], row["answer"])
+def _prediction(row: Row, answer: Row, correct: bool) -> Row:
     return {"id": row["id"], **answer, "gold": row["answer"], "correct": correct, "group": row["group"]}

@@ -5,6 +5,7 @@ Invariant: the dev slice of round r alone sets a calibrated threshold of round r
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from semievol_ray.stages.audit import audit_round, totals_of
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counting import commit
 from semievol_ray.stages.cuts import TIES_WARNING_POINTS, Judged, choose_cuts
-from semievol_ray.stages.evaluate import is_right, pseudo_label_metrics
+from semievol_ray.stages.evaluate import known_right, pseudo_label_metrics
 from semievol_ray.stages.ingest import Data
 from semievol_ray.stages.pools import dev_slices
 from semievol_ray.stages.scaffold import remove
@@ -88,6 +89,7 @@ def select_round(
         assert dev is not None
         assert data.dev is not None
         inputs |= {"dev": dev.justified.digest(), "dev_gold": data.dev.gold.digest()}
+        inputs |= context.agreeing_input  # says which dev rows are right
     slices = {"slices": method.rounds.num} if dev else {}  # which dev rows judge this round
     step = context.step(
         f"rounds/{number:04d}/select",
@@ -98,12 +100,11 @@ def select_round(
     dev_step = _dev_step(context, number, step, dev)
     if not step.committed() or (dev_step and not dev_step.committed()):
         assert context.resources
-        judged = _judged(context, number, data, dev) if calibrated and dev else None
         try:
             cuts = choose_cuts(
                 answered,
                 method.select,
-                judged=judged,
+                judged=_judged(context, number, data, dev) if calibrated and dev else None,
                 ceiling=cuts_of(ceiling) if ceiling else None,
                 label_counts=_label_counts(data.labeled) if method.select.quota is not None else None,
             )
@@ -175,7 +176,7 @@ def _commit(
             f"warning: ties at tau keep {cuts.ties_points:.1f} points more than theta; method.select.ties: exact "
             "breaks them by vote share, then id"
         )
-    pool = totals_of(answered.justified, step, data.pool.gold, context.task)
+    pool = totals_of(answered.justified, step, data.pool.gold, context.task, context.agreeing_path)
     metrics: dict[str, Any] = {
         "tau": cuts.cuts[""].tau if cuts.scope == "global" else None,
         "cuts": asdict(cuts),
@@ -189,7 +190,7 @@ def _commit(
     if dev and dev_step and data.dev:
         commit(context, dev_step, {})
         metrics |= _dev_metrics(context, number, data, dev_step)
-        fold = totals_of(dev.justified, dev_step, data.dev.gold, context.task)
+        fold = totals_of(dev.justified, dev_step, data.dev.gold, context.task, context.agreeing_path)
     metrics["audit"] = audit_round(answered.justified, pool, data.labeled, fold, context.task)
     commit(context, step, metrics)
     shown = {key: metrics[key] for key in ("tau", "num_accepted", "coverage", "precision_all", "precision_accepted")}
@@ -200,16 +201,18 @@ def _judged(context: Context, number: int, data: Data, dev: Answered) -> Judged:
     """The answered rows of this round's slice of the dev fold, and which of them are right."""
     assert data.dev is not None
     gold, slices = _dev_gold(data), dev_slices(data.dev.rows, context.config.method.rounds.num)
-    confidences, correct, num_rows = [], [], 0
-    for part in dev.pool.parts:
-        for row in dev.justified.read_part(part, schema.JUSTIFIED, ["id", "label", "confidence"]).to_pylist():
-            if slices[row["id"]] != number:
-                continue
-            num_rows += 1
-            if row["confidence"] is not None:
-                confidences.append(row["confidence"])
-                correct.append(is_right(row["label"], gold[row["id"]], context.task) is True)
-    return Judged(np.asarray(confidences, dtype=np.float32), np.asarray(correct, dtype=bool), num_rows)
+    columns = ["id", "label", "confidence"]
+    read = (r for part in dev.pool.parts for r in dev.justified.read_part(part, schema.JUSTIFIED, columns).to_pylist())
+    rows = [row for row in read if slices[row["id"]] == number]
+    known = [row for row in rows if row["confidence"] is not None]
+    confidences = np.asarray([row["confidence"] for row in known], dtype=np.float32)
+    return Judged(confidences, np.asarray(_right(context, known, gold), dtype=bool), len(rows))
+
+
+def _right(context: Context, rows: Sequence[Mapping[str, Any]], gold: Mapping[str, str]) -> list[bool]:
+    """Whether the label of each row is known to be right."""
+    labels, golds = [row["label"] for row in rows], [gold[row["id"]] for row in rows]
+    return known_right(labels, golds, context.task, context.agreeing_path)
 
 
 def _dev_metrics(context: Context, number: int, data: Data, dev_step: Step) -> dict[str, int]:
@@ -220,8 +223,8 @@ def _dev_metrics(context: Context, number: int, data: Data, dev_step: Step) -> d
     read = (row for part in dev_step.parts for row in dev_step.read_part(part, schema.SELECTION, columns).to_pylist())
     rows = [row for row in read if slices[row["id"]] == number]
     accepted = [row for row in rows if row["decision"] == Decision.ACCEPTED.value]
-    right = [is_right(row["label"], gold[row["id"]], context.task) for row in accepted]
-    return {"dev_rows": len(rows), "dev_accepted": len(accepted), "dev_right": sum(r is True for r in right)}
+    right = sum(_right(context, accepted, gold))
+    return {"dev_rows": len(rows), "dev_accepted": len(accepted), "dev_right": right}
 
 
 def _dev_precision(metrics: dict[str, Any]) -> float:
