@@ -175,7 +175,7 @@ def _spec(context: Context, replicas: Replicas, dtype: str, merged: str | None, 
     return EngineSpec(
         kind=config.numerics.engine,
         model=context.model().name,
-        model_path=context.model().path,
+        model_path=context.model().reference,
         merged=merged,
         adapters=adapters,
         dtype=dtype,

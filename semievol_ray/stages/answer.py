@@ -162,7 +162,7 @@ def _justify(context: Context, fold: Asked, drafts: tuple[Step, ...], warm: Adap
         numerics=context.serving_numerics,
     )
     sampling = Sampling(0.0, method.justify.max_tokens or context.task.max_tokens)
-    embedder = context.model(method.embedder).path if context.task.needs_vectors else None
+    embedder = context.model(method.embedder).reference if context.task.needs_vectors else None
     name = warm.name if warm else None
     job = JustifyJob(step, fold.pool, drafts, sampling, name, method.confidence, method.justify.when, embedder)
     return Wanted(job, context.model().name, warm)
