@@ -26,7 +26,7 @@ from semievol_ray.engines.base import EngineSpec, Sampling
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.errors import UserError
 from semievol_ray.extras import check_extras
-from semievol_ray.handover import config_of, final_round, require_same_base, trained, trained_rounds
+from semievol_ray.handover import final_round, reopened, require_same_base, trained, trained_rounds
 from semievol_ray.placement import Replicas, place
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
@@ -101,7 +101,7 @@ def serve_run(
     use, or a host that others reach without a key; PlacementError when an engine does not fit.
     """
     progress = progress or Progress()
-    config = config_of(root)
+    config = reopened(root, settings.address)
     number = final_round(root, config) if settings.number is None else settings.number
     trained(root, number)
     check_extras(config)
@@ -192,10 +192,10 @@ def _spec(context: Context, replicas: Replicas, dtype: str, merged: str | None, 
 
 
 def _speed(config: RunConfig, settings: ServeSettings) -> SpeedConfig:
-    changed: dict[str, object] = {"address": settings.address} if settings.address else {}
-    if settings.replicas:
-        changed["num_replicas"] = ReplicaRange(min=settings.replicas[0], max=settings.replicas[1])
-    return config.speed.model_copy(update=changed)
+    if settings.replicas is None:
+        return config.speed
+    fewest, most = settings.replicas
+    return config.speed.model_copy(update={"num_replicas": ReplicaRange(min=fewest, max=most)})
 
 
 def _num_seats(spec: EngineSpec) -> int:
