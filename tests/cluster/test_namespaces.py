@@ -27,6 +27,15 @@ ENVIRONMENT = {
 }
 
 
+ON_HOST_2 = """
+import ray, sys
+# Ray looks for its own among the machine's processes, which these hosts share, and would take the head's
+ray.init(address=sys.argv[1], _node_ip_address="10.87.0.2", log_to_driver=False, logging_level="ERROR")
+from semievol_ray.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 @dataclass(frozen=True)
 class Hosts:
     """Three hosts with Ray on each, and the address of the first."""
@@ -95,14 +104,15 @@ def test_run_served_from_another_host_than_the_head_is_asked_at_the_head(hosts: 
         run_here(patch)
         do_run(run_tree(tmp_path, labeled=12, unlabeled=32, test=8), tmp_path / "run")
     head, port = hosts.address.rpartition(":")[0], "8123"
-    key = f"{KEY_VARIABLE}=sk-of-this-test-0123456789"
-    serve = ["env", key, sys.executable, "-m", "semievol_ray.cli", "serve", str(tmp_path / "run"), "--port", port]
-    serve += ["--host", "0.0.0.0", "--address", hosts.address]
+    key = "sk-of-this-test-0123456789"
+    command = ["serve", str(tmp_path / "run"), "--host", "0.0.0.0", "--port", port, "--address", hosts.address]
+    serve = ["env", f"{KEY_VARIABLE}={key}", sys.executable, "-c", ON_HOST_2, hosts.address, *command]
 
     other = hosts.start(1, sys.executable, "-m", "http.server", port)
     refused = hosts.start(2, *serve)
     said = " ".join(refused.communicate(timeout=120)[0].split())
     other.kill()
+    other.communicate()
     assert refused.returncode == 2, said
     assert f"cannot listen at 0.0.0.0:{port}" in said
 
@@ -112,9 +122,7 @@ def test_run_served_from_another_host_than_the_head_is_asked_at_the_head(hosts: 
     while not lines or not lines[-1].startswith("engines: "):
         lines.append(served.stdout.readline())
         assert served.poll() is None, "".join(lines)
-    asked = hosts.start(
-        2, "curl", "-s", "-H", f"Authorization: Bearer {key.partition('=')[2]}", f"http://{head}:{port}/v1/models"
-    )
+    asked = hosts.start(2, "curl", "-s", "-H", f"Authorization: Bearer {key}", f"http://{head}:{port}/v1/models")
     answered = asked.communicate(timeout=60)[0]
     served.send_signal(signal.SIGINT)
     served.communicate(timeout=60)
