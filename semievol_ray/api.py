@@ -88,10 +88,17 @@ class OpenedRun:
         return _frame(pa.Table.from_pylist([row for rows in rows_by_part(outcomes, which) for row in rows]))
 
     def label(
-        self, data: str, out: str, *, number: int | None = None, force: bool = False, progress: Progress | None = None
+        self,
+        data: str,
+        out: str,
+        *,
+        number: int | None = None,
+        force: bool = False,
+        address: str | None = None,
+        progress: Progress | None = None,
     ) -> Labelled:
         """Label the rows of a file with the model of round `number`; as `semievol label`, see `label.label_file`."""
-        return label_file(self.root, data, out, number=number, force=force, progress=progress)
+        return label_file(self.root, data, out, number=number, force=force, address=address, progress=progress)
 
     def _record(self, step: str) -> dict[str, Any]:
         records = dict(read_steps(self.root))

@@ -45,7 +45,7 @@ def _add_run(verbs: "_Verbs") -> None:
     parser = verbs.add_parser("run", help=about, description=about.capitalize() + ".")
     _add_config(parser)
     parser.add_argument("--run", metavar="DIR", help="folder of the run (default: runs/<name>)")
-    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    _add_address(parser, "speed.address, else RAY_ADDRESS")
     parser.add_argument(
         "--deadline", metavar="WHEN",
         help="stop resumable before 22:00, 2026-11-22T06:00 or +3h (default: the limit of the Slurm job, if in one)",
@@ -66,7 +66,7 @@ def _add_plan(verbs: "_Verbs") -> None:
     parser = verbs.add_parser("plan", help=about, description=about.capitalize() + ".")
     _add_config(parser)
     parser.add_argument("--run", metavar="DIR", help="folder of the run that is planned (default: runs/<name>)")
-    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    _add_address(parser, "speed.address, else RAY_ADDRESS")
     parser.add_argument(
         "--pilot", metavar="ROWS", type=_whole, default=200,
         help="rows to try it with, at most a tenth of the pool (default: 200); 0 computes from the model's shape",
@@ -98,6 +98,7 @@ def _add_evaluate(verbs: "_Verbs") -> None:
     parser = verbs.add_parser("evaluate", help=about, description=about.capitalize() + ".")
     _add_folder(parser)
     parser.add_argument("--data", metavar="FILE", help="csv, jsonl or parquet file of rows with answers")
+    _add_address(parser)
 
 
 def _add_label(verbs: "_Verbs") -> None:
@@ -108,6 +109,7 @@ def _add_label(verbs: "_Verbs") -> None:
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help="file to write: .parquet, .jsonl or .csv")
     parser.add_argument("--round", metavar="N", type=int, help="whose model (default: the one the run handed over)")
     parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    _add_address(parser)
 
 
 def _add_serve(verbs: "_Verbs") -> None:
@@ -123,7 +125,7 @@ def _add_serve(verbs: "_Verbs") -> None:
     parser.add_argument("--port", metavar="PORT", type=int, default=8000, help="port to listen on (default: 8000)")
     parser.add_argument("--replicas", metavar="MIN[-MAX]", type=_range, help="engines (default: 1 to as many as fit)")
     parser.add_argument("--api-key-file", metavar="FILE", help="file that holds the API key, and nothing else")
-    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    _add_address(parser)
 
 
 def _add_report(verbs: "_Verbs") -> None:
@@ -193,7 +195,7 @@ def _add_tune(verbs: "_Verbs") -> None:
     _add_config(parser)
     parser.add_argument("--minutes", metavar="M", type=_seconds, default=10.0, help="about how long (default: 10)")
     parser.add_argument("--rows", metavar="N", type=int, help="rows of a trial (default: 64 on CPUs, 512 on GPUs)")
-    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to join (default: start one here)")
+    _add_address(parser, "speed.address, else RAY_ADDRESS")
     parser.add_argument("--folder", metavar="DIR", default="runs", help="a folder that all nodes see (default: runs)")
     parser.add_argument("--out", metavar="FILE", help="where the YAML goes (default: <name>.tuned.yaml)")
 
@@ -217,6 +219,11 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         "-o", dest="overrides", metavar="KEY.SUB=VALUE", action="append", default=[],
         help="set one value over the file's; may be given several times",
     )  # fmt: skip
+
+
+def _add_address(parser: argparse.ArgumentParser, before: str = "RAY_ADDRESS") -> None:
+    told = f"Ray cluster to join (default: {before}, else one started here)"
+    parser.add_argument("--address", metavar="ADDR", help=told)
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:

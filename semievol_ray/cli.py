@@ -101,7 +101,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from semievol_ray import evaluation
 
     root = _folder(arguments)
-    found = evaluation.evaluate_file(root, arguments.data) if arguments.data else evaluation.stored_evaluation(root)
+    found = (
+        evaluation.evaluate_file(root, arguments.data, address=arguments.address)
+        if arguments.data
+        else evaluation.stored_evaluation(root)
+    )
     print(evaluation.render(found))
 
 
@@ -109,7 +113,12 @@ def _label(arguments: argparse.Namespace) -> None:
     from semievol_ray import label
 
     done = label.label_file(
-        _folder(arguments), arguments.data, arguments.out, number=arguments.round, force=arguments.force
+        _folder(arguments),
+        arguments.data,
+        arguments.out,
+        number=arguments.round,
+        force=arguments.force,
+        address=arguments.address,
     )
     print(label.render(done))
 

@@ -12,7 +12,7 @@ from semievol_ray import storage, tables
 from semievol_ray.config import Source
 from semievol_ray.errors import DataError, StorageError, UserError
 from semievol_ray.extras import check_extras
-from semievol_ray.handover import config_of, final_round, require_same_base, trained, unfinished
+from semievol_ray.handover import config_of, final_round, reopened, require_same_base, trained, unfinished
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, read_steps
 from semievol_ray.stages.answer import answer, evaluation
@@ -42,13 +42,14 @@ def stored_evaluation(root: str) -> Evaluation:
     return Evaluation(name, config.data.test.path, committed["metrics"])
 
 
-def evaluate_file(root: str, path: str, progress: Progress | None = None) -> Evaluation:
+def evaluate_file(root: str, path: str, progress: Progress | None = None, *, address: str | None = None) -> Evaluation:
     """Answer the rows of a file with the run's last adapter, as its own test split was answered.
 
+    address: the Ray cluster to join; RAY_ADDRESS, or one started here, where there is none.
     Steps lie under evaluations/<first 8 of the file's SHA-256>/. Raises DataError for bad rows, UserError when the run
     is not finished, DriftError when the base model is no longer the one the adapter was trained on.
     """
-    config, source = config_of(root), Source.model_validate({"path": storage.absolute(path)})
+    config, source = reopened(root, address), Source.model_validate({"path": storage.absolute(path)})
     folder = f"evaluations/{_digest(source.path)[:8]}"
     number = final_round(root, config)
     check_extras(config)

@@ -15,6 +15,15 @@ def config_of(root: str) -> RunConfig:
     return parse(read_manifest(root)["config"], f"{root}/manifest.json")
 
 
+def reopened(root: str, address: str | None) -> RunConfig:
+    """The configuration of a run that is used after its end, on the Ray cluster at `address`.
+
+    The cluster that the run was made on may be no more, so that its own address is no default.
+    """
+    config = config_of(root)
+    return config.model_copy(update={"speed": config.speed.model_copy(update={"address": address})})
+
+
 def final_round(root: str, config: RunConfig) -> int:
     """The round whose adapter the run handed over; that of its last round while the run has not ended."""
     return int(read_manifest(root).get("final", {}).get("round", config.method.rounds.num))

@@ -14,7 +14,7 @@ from semievol_ray import labelfile, schema, storage
 from semievol_ray.core.certificate import Certificate, evidence, verdict
 from semievol_ray.driver import terminated_as_interrupt
 from semievol_ray.extras import check_extras
-from semievol_ray.handover import config_of, final_round, require_same_base, trained
+from semievol_ray.handover import final_round, reopened, require_same_base, trained
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.alone import asked_alone
@@ -39,16 +39,24 @@ class Labelled:
 
 
 def label_file(
-    root: str, data: str, out: str, *, number: int | None = None, force: bool = False, progress: Progress | None = None
+    root: str,
+    data: str,
+    out: str,
+    *,
+    number: int | None = None,
+    force: bool = False,
+    address: str | None = None,
+    progress: Progress | None = None,
 ) -> Labelled:
     """Answer the rows of a file with the model of round `number` (the one that the run handed over) and write `out`.
 
+    address: the Ray cluster to join; RAY_ADDRESS, or one started here, where there is none.
     Steps lie under labels/<first 8 of the file's SHA-256>/, the certificate's under labels/certificates/. Raises
     UserError for an unfinished run or an `out` that is there, DataError for bad rows, DriftError for another base.
     """
     out, data = storage.absolute(out), data if "://" in data else storage.absolute(data)
     labelfile.check_out(out, force=force)
-    config = config_of(root)
+    config = reopened(root, address)
     check_extras(config)
     number = final_round(root, config) if number is None else number
     trained(root, number)

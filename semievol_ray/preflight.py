@@ -13,7 +13,7 @@ from semievol_ray.engines.embed import HASH
 from semievol_ray.engines.fit import Sizing, shortage
 from semievol_ray.engines.footprint import cache_bytes_a_token, weight_bytes
 from semievol_ray.engines.memory import plan_of, shape_of
-from semievol_ray.engines.weights import local_weights
+from semievol_ray.engines.references import file_sizes, is_folder, local_weights
 from semievol_ray.errors import ClusterError, PlacementError
 from semievol_ray.extras import needed
 from semievol_ray.placement import (
@@ -27,10 +27,10 @@ from semievol_ray.placement import (
     training_memory_shortage,
     training_shortage,
 )
-from semievol_ray.problems import Gravity, Kind, Problem, engine_memory, machine_problems
+from semievol_ray.problems import Gravity, Kind, Problem, engine_hosts, engine_memory, machine_problems
 from semievol_ray.servable import check_templates
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.nodes import DRIVER, NodeReport, node_reports
+from semievol_ray.stages.nodes import DRIVER, NodeReport, models_held, node_reports
 
 SECONDS = 30.0
 
@@ -53,6 +53,8 @@ def preflight(context: Context) -> None:
             check_templates(folders)
             found += cache_problems(config, resources, folders, weights)
         found += machine_problems(reports, context.run.root, needed(config), _merged_bytes(config, resources, weights))
+    if not refusals(found) and len(reports) > 1:
+        found += model_problems(context, reports)
     context.run.event(
         "preflight",
         seconds=round(time.monotonic() - began, 3),
@@ -63,6 +65,33 @@ def preflight(context: Context) -> None:
         if problem.gravity is Gravity.WARNING:
             context.progress.say(f"warning: {problem.text}")
     refuse(found)
+
+
+def model_problems(context: Context, reports: Sequence[NodeReport]) -> list[Problem]:
+    """Nodes that cannot load the run's models; each of those that could fetch what it lacked has it now."""
+    hosts, names = {report.node for report in engine_hosts(reports)}, loaded_models(context.config)
+    found = [context.model(name).reference for name in names]
+    if fetched := [name for name, reference in zip(names, found, strict=True) if not is_folder(reference)]:
+        context.progress.say(f"every node fetches what it lacks of {', '.join(fetched)}")
+    sizes = {reference: file_sizes(reference) if is_folder(reference) else {} for reference in found}
+    told = models_held(sizes, hosts, context.config.speed.start_seconds) if found else {}
+    wrong = [
+        Problem(Gravity.ERROR, Kind.NODE, f"node {node}: {text}")
+        for node, one in told.items()
+        for text in one.value or ()
+    ]
+    return wrong + [
+        Problem(Gravity.WARNING, Kind.NODE, f"node {node}: whether it has the models is not known: {one.silent}")
+        for node, one in told.items()
+        if one.silent
+    ]
+
+
+def loaded_models(config: RunConfig) -> list[str]:
+    """All models that nodes load: those of `models` and the embedder, where one is asked."""
+    embedder, task = config.method.embedder, config.resolve_task()
+    is_asked = config.method.num_demonstrations > 0 or task.needs_vectors
+    return [*models(config), *([embedder] if is_asked and embedder != HASH else [])]
 
 
 def refuse(problems: Sequence[Problem]) -> None:

@@ -85,7 +85,7 @@ def _silent(reports: Sequence[NodeReport]) -> Iterator[Problem]:
 
 def _versions(reports: Sequence[NodeReport], needed: Collection[str] | None) -> Iterator[Problem]:
     told = [(report, report.machine) for report in reports if report.machine]
-    hosts = _engine_hosts(reports)
+    hosts = engine_hosts(reports)
     for name in (*EVERYWHERE, *ENGINES):
         asked = told if name in EVERYWHERE else [(r, m) for r, m in told if r in hosts]
         nodes: dict[str, list[str]] = {}
@@ -108,7 +108,7 @@ def _versions(reports: Sequence[NodeReport], needed: Collection[str] | None) -> 
         yield Problem(Gravity.WARNING, Kind.VERSIONS, text)
 
 
-def _engine_hosts(reports: Sequence[NodeReport]) -> list[NodeReport]:
+def engine_hosts(reports: Sequence[NodeReport]) -> list[NodeReport]:
     """Nodes on which engines and training run: those with GPUs where there are any, else those with CPUs."""
     return [r for r in reports if r.num_gpus] or [r for r in reports if r.num_cpus]
 

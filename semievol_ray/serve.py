@@ -6,7 +6,6 @@ machine is listened to.
 
 import argparse
 import os
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from semievol_ray.engines.base import EngineSpec, Sampling
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.errors import UserError
 from semievol_ray.extras import check_extras
-from semievol_ray.handover import config_of, final_round, require_same_base, trained, trained_rounds
+from semievol_ray.handover import final_round, reopened, require_same_base, trained, trained_rounds
 from semievol_ray.placement import Replicas, place
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
@@ -34,10 +33,11 @@ from semievol_ray.stages.alone import Alone, estimator
 from semievol_ray.stages.answer import answer
 from semievol_ray.stages.certifying import certified, certifying
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.deployment import deployed
+from semievol_ray.stages.deployment import Head, deployed, head_listening
 from semievol_ray.stages.learning import adapter_of
 
 KEY_VARIABLE = "SEMIEVOL_API_KEY"
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ class ServeSettings:
 
 @dataclass(frozen=True)
 class Served:
-    """Where a run is served, and what."""
+    """Where a run is served, by which machine, and what."""
 
     url: str
+    head: Head
     serving: Serving
     replicas: Replicas
 
@@ -101,11 +102,11 @@ def serve_run(
     use, or a host that others reach without a key; PlacementError when an engine does not fit.
     """
     progress = progress or Progress()
-    config = config_of(root)
+    config = reopened(root, settings.address)
     number = final_round(root, config) if settings.number is None else settings.number
     trained(root, number)
     check_extras(config)
-    port = _checked_port(settings)
+    _require_key(settings)
     speed = _speed(config, settings)
     config = config.model_copy(update={"speed": speed, "max_error_rate": 1.0})
     with ExitStack() as closing, terminated_as_interrupt():
@@ -113,19 +114,18 @@ def serve_run(
             context = Context(held, config, progress, closing)
             require_same_base(context, trained(held.root, number))
             replicas = place(speed, context.resources)
+            head = head_listening(settings.host, settings.port)
             replicas = replicas if settings.replicas else replace(replicas, num=1, min_num=1)
             serving = _serving(context, number, replicas, settings.key)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{port}/v1"
         progress.say("starting the engine")
         name, seats = f"semievol-{config.name}", _num_seats(serving.spec)
-        closing.enter_context(deployed(name, partial(build, serving), replicas, settings.host, port, seats))
-        served = Served(url, serving, replicas)
-        progress.say(told(served))
+        closing.enter_context(deployed(name, partial(build, serving), replicas, settings.host, head.port, seats))
+        served = Served(_url(settings.host, head), head, serving, replicas)
+        progress.say(told(served, settings.host))
         (until or _forever)(served)
 
 
-def told(served: Served) -> str:
+def told(served: Served, host: str) -> str:
     """What is served where, a line each."""
     certificate, labelling = served.serving.labelling.certificate, served.serving.labelling
     promise = certificate.reason if certificate.tau is None else evidence(certificate)
@@ -133,10 +133,18 @@ def told(served: Served) -> str:
     return "\n".join(
         [
             f"serving at {served.url} ({key}); Ctrl-C ends it",
+            *([_way_there(host, served.head)] if _is_loopback(host) and not served.head.is_here else []),
             f"models: {', '.join(served.serving.models)}",
             f"/v1/label: {labelling.model}; {promise}",
             f"engines: {served.replicas.min_num} to {served.replicas.max_num}",
         ]
+    )
+
+
+def _way_there(host: str, head: Head) -> str:
+    return (
+        f"which is the cluster's head, {head.address}, and listens to itself alone. To ask from here: "
+        f"ssh -L {head.port}:{host}:{head.port} {head.address}; to serve others: --host 0.0.0.0 and a key"
     )
 
 
@@ -175,7 +183,7 @@ def _spec(context: Context, replicas: Replicas, dtype: str, merged: str | None, 
     return EngineSpec(
         kind=config.numerics.engine,
         model=context.model().name,
-        model_path=context.model().path,
+        model_path=context.model().reference,
         merged=merged,
         adapters=adapters,
         dtype=dtype,
@@ -192,34 +200,29 @@ def _spec(context: Context, replicas: Replicas, dtype: str, merged: str | None, 
 
 
 def _speed(config: RunConfig, settings: ServeSettings) -> SpeedConfig:
-    changed: dict[str, object] = {"address": settings.address} if settings.address else {}
-    if settings.replicas:
-        changed["num_replicas"] = ReplicaRange(min=settings.replicas[0], max=settings.replicas[1])
-    return config.speed.model_copy(update=changed)
+    if settings.replicas is None:
+        return config.speed
+    fewest, most = settings.replicas
+    return config.speed.model_copy(update={"num_replicas": ReplicaRange(min=fewest, max=most)})
 
 
 def _num_seats(spec: EngineSpec) -> int:
     return int(spec.speed.get("max_num_seqs", default_max_num_seqs(spec.kind, on_gpu=spec.on_gpu)))
 
 
-def _checked_port(settings: ServeSettings) -> int:
-    """The port, found free on this machine. Raises UserError."""
+def _require_key(settings: ServeSettings) -> None:
+    """Raises UserError where others than the machine that listens would be served without a key."""
     if settings.key is None and not _is_loopback(settings.host):
         raise UserError(
             f"--host {settings.host}: others than this machine would be served without an API key. Put one into "
             f"{KEY_VARIABLE} or a file named by --api-key-file."
         )
-    kind = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        with socket.socket(kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
-            return int(probe.getsockname()[1])
-    except (OSError, OverflowError) as error:
-        raise UserError(
-            f"cannot listen at {settings.host}:{settings.port}: {getattr(error, 'strerror', None) or error}. "
-            "Name another with --port or --host."
-        ) from error
+
+
+def _url(host: str, head: Head) -> str:
+    """Where the head is asked; a head that listens everywhere and is another machine is told by its address."""
+    told = head.address if host in _EVERYWHERE and not head.is_here else host
+    return f"http://{f'[{told}]' if ':' in told else told}:{head.port}/v1"
 
 
 def _is_loopback(host: str) -> bool:

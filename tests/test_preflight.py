@@ -1,6 +1,7 @@
 """The preflight of a run: what refuses it, what only warns, and what stands in its events."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from semievol_ray.problems import Gravity, Kind, Problem
 from semievol_ray.progress import Progress
 from semievol_ray.runs import read_events
 from semievol_ray.stages import nodes
+from semievol_ray.stages.context import Context
 from tests.conftest import ScriptedRun
 from tests.rundirs import changed, do_run, run_tree
 
@@ -180,3 +182,46 @@ def test_cache_of_a_model_that_keeps_less_than_every_token_is_not_guessed(
     assert cache_bytes_a_token(str(tmp_path), "bfloat16") == 2 * 2 * 2 * 4 * 2
     (tmp_path / "config.json").write_text(json.dumps({**shape, **other}))
     assert cache_bytes_a_token(str(tmp_path), "bfloat16") is None
+
+
+def test_models_that_a_node_cannot_load_refuse_the_run_and_a_late_node_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    save_file({"w": np.ones(1, np.float32)}, model / "model.safetensors")
+    asked: list[tuple[Any, ...]] = []
+
+    def held(*arguments: Any) -> dict[str, nodes.Told]:
+        asked.append(arguments)
+        return {"a": nodes.Told([]), "b": nodes.Told(nodes._faults({str(tmp_path / "away"): {"x": 1}}), None),
+                "c": nodes.Told(None, "it did not answer in 9 seconds")}  # fmt: skip
+
+    monkeypatch.setattr(preflight, "models_held", held)
+    monkeypatch.setenv("SEMIEVOL_CACHE", str(tmp_path / "cache"))
+    config = _config(tmp_path, model=str(model), numerics={"engine": "vllm"}, speed={"start_seconds": 9})
+    context = Context(None, config, Progress(quiet=True), ExitStack())  # type: ignore[arg-type]
+    reports = [
+        nodes.NodeReport(name, cpus, gpus, None) for name, cpus, gpus in (("driver", 0, 0), ("a", 8, 1), ("d", 8, 0))
+    ]
+
+    wrong, late = preflight.model_problems(context, reports)
+
+    ((sizes, hosts, seconds),) = asked
+    assert {**sizes} == {
+        str(model): {"config.json": 2, "model.safetensors": (model / "model.safetensors").stat().st_size}
+    }
+    assert (hosts, seconds) == ({"a"}, 9)
+    assert (wrong.gravity, late.gravity) == (Gravity.ERROR, Gravity.WARNING)
+    assert f"node b: the model's folder {tmp_path / 'away'} is not there" in wrong.text
+    assert "node c: whether it has the models is not known: it did not answer in 9 seconds" in late.text
+
+
+def test_models_that_nodes_load_are_those_of_the_engines_and_the_embedder_that_is_asked(tmp_path: Path) -> None:
+    asked = {"embedder": "org/embedder", "collaborators": [{"demonstrations": 2}, {"model": "org/other"}]}
+    config = _config(tmp_path, model="org/student", numerics={"engine": "vllm"}, method=asked)
+    assert preflight.loaded_models(config) == ["org/student", "org/other", "org/embedder"]
+    asked["collaborators"] = [{"demonstrations": 0}]
+    config = _config(tmp_path, model="org/student", numerics={"engine": "vllm"}, method=asked)
+    assert preflight.loaded_models(config) == ["org/student"]

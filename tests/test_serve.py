@@ -19,7 +19,8 @@ from semievol_ray.endpoint.gate import key_digest
 from semievol_ray.errors import UserError
 from semievol_ray.label import label_file
 from semievol_ray.progress import Progress
-from semievol_ray.serve import KEY_VARIABLE, Served, ServeSettings, read_key, serve_run
+from semievol_ray.serve import KEY_VARIABLE, Served, ServeSettings, read_key, serve_run, told
+from semievol_ray.stages.deployment import Head
 from tests.conftest import run_here
 from tests.rundirs import changed, do_run, run_tree
 
@@ -117,6 +118,28 @@ def test_serve_refuses_a_port_in_use_before_anything_starts(finished: Path) -> N
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"127.0.0.1:{port}.*in use.*--port"):
             serve(finished, lambda _: None, port=port)
+
+
+@pytest.mark.parametrize(
+    ("host", "head", "url", "way"),
+    [
+        ("127.0.0.1", Head("10.0.0.1", True, 8000), "http://127.0.0.1:8000/v1", False),
+        ("0.0.0.0", Head("10.0.0.1", True, 8000), "http://0.0.0.0:8000/v1", False),
+        ("0.0.0.0", Head("10.0.0.1", False, 8000), "http://10.0.0.1:8000/v1", False),
+        ("::", Head("fd00::1", False, 8000), "http://[fd00::1]:8000/v1", False),
+        ("127.0.0.1", Head("10.0.0.1", False, 8000), "http://127.0.0.1:8000/v1", True),
+    ],
+)
+def test_serve_on_the_head_of_another_machine_tells_where_that_is_and_the_way_there(
+    finished: Path, host: str, head: Head, url: str, way: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here(monkeypatch)
+    monkeypatch.setattr("semievol_ray.serve.deployed", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("semievol_ray.serve.head_listening", lambda *_: head)
+    seen: list[Served] = []
+    serve(finished, seen.append, host=host)
+    assert seen[0].url == url
+    assert ("ssh -L 8000:127.0.0.1:8000 10.0.0.1" in told(seen[0], host)) is way
 
 
 def test_serve_to_others_without_a_key_is_refused(finished: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from semievol_ray import folders, storage
-from semievol_ray.engines.weights import check_weights, file_sha256, local_weights, model_files
+from semievol_ray.engines.references import local_weights
+from semievol_ray.engines.weights import check_weights, file_sha256, model_files
 from semievol_ray.errors import AdapterError, ModelError, StorageError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

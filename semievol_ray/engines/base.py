@@ -79,6 +79,7 @@ class RequestFailedError(Exception):
 class EngineSpec:
     """One engine group: a set of resident weights, as plain values that travel to any node.
 
+    `model_path` is a reference, of which `local_weights` makes a folder where it is loaded.
     `merged` is an adapter folder baked into the weights; `adapters` maps names to folders served dynamically.
     `numerics` and `speed` are engine arguments under vLLM's names; `answer_format` serves the scripted engine only;
     `core` says where vLLM's core runs.

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semievol_ray.engines.base import Embedder
+from semievol_ray.engines.references import local_weights
 from semievol_ray.engines.scripted import HashEmbedder
-from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import MissingExtraError
 
 HASH = "hash"
@@ -55,5 +55,5 @@ def length_sorted(texts: Sequence[str], most_tokens: int, most_texts: int) -> It
 
 
 def open_embedder(path: str) -> Embedder:
-    """The embedder of a model folder or address, or the scripted one for the name `hash`."""
+    """The embedder of a model that a reference names, or the scripted one for the name `hash`."""
     return HashEmbedder() if path == HASH else SentenceEmbedder(path)

@@ -11,7 +11,8 @@ from pathlib import Path
 from semievol_ray import folders
 from semievol_ray.engines.adapters import CONFIG, WEIGHTS, is_whole_model, merge, verify_adapter
 from semievol_ray.engines.models import is_hub_name
-from semievol_ray.engines.weights import local_weights, model_files
+from semievol_ray.engines.references import local_weights
+from semievol_ray.engines.weights import model_files
 
 _BESIDE_WEIGHTS = re.compile(
     r"(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template|generation_config|spiece|sentencepiece|LICENSE|NOTICE)"

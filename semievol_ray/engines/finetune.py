@@ -27,12 +27,12 @@ from semievol_ray.engines.loss import TrainingExample
 from semievol_ray.engines.operators import load_cpu_operators
 from semievol_ray.engines.pace import Pace, Work
 from semievol_ray.engines.pilot import pilot, shortage_explained
+from semievol_ray.engines.references import local_weights
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
 from semievol_ray.engines.saving import save
 from semievol_ray.engines.trainable import load_base, trainable
 from semievol_ray.engines.trainer import Course, answer_trainer, curve_writer, is_overflow, overflowed
 from semievol_ray.engines.validating import eval_steps
-from semievol_ray.engines.weights import local_weights
 from semievol_ray.errors import DataError, RunStopped
 from semievol_ray.lease import Claim
 from semievol_ray.records import encode

@@ -11,7 +11,7 @@ from semievol_ray import machine
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.engines.loss import TrainingExample
 from semievol_ray.engines.memory import ModelShape, Plan, needs, plan_of, remedies, shape_of, with_examples
-from semievol_ray.engines.weights import local_weights
+from semievol_ray.engines.references import local_weights
 from semievol_ray.errors import PlacementError
 
 SHARE = 0.95

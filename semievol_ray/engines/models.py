@@ -5,17 +5,17 @@ Invariant: a path that leaves here holds config.json and safetensors weights, ne
 
 import difflib
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from semievol_ray import folders, storage
+from semievol_ray.engines.hub import hub_folder
 from semievol_ray.engines.packaged import PACKAGED, packaged_folder
-from semievol_ray.engines.weights import READ_SUFFIXES, check_weights, folder_digest, local_weights, translated
-from semievol_ray.errors import MissingExtraError, ModelError
+from semievol_ray.engines.references import hub_reference, local_weights, packaged_reference, tell
+from semievol_ray.engines.weights import check_weights, folder_digest, translated
+from semievol_ray.errors import ModelError
 
-_HUB_PATTERNS = [f"*{suffix}" for suffix in sorted(READ_SUFFIXES)]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -23,18 +23,14 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 class ResolvedModel:
     """Where a model's weights lie; `digest` (SHA-256) changes with any file that is read to load them.
 
-    `path` is a folder on this machine, or the address (s3://, gs://) that the model was named by: who loads it calls
-    `local_weights` where it is loaded.
+    `path` is a folder on this machine, or the address (s3://, gs://) that the model was named by. Whatever may be
+    loaded on another machine is given `reference`, of which `local_weights` makes a folder there.
     """
 
     name: str
     path: str
     digest: str
-
-
-def tell(message: str) -> None:
-    """Writes one line to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    reference: str
 
 
 def model_known(name: str) -> bool:
@@ -55,14 +51,16 @@ def resolve_model(name: str, *, cache: str | None = None, report: Callable[[str]
         path = Path(name).expanduser().absolute()
     elif name in PACKAGED:
         path, digest = packaged_folder(PACKAGED[name], folder, report)
-        return ResolvedModel(name, str(path), digest)
+        return ResolvedModel(name, str(path), digest, packaged_reference(name, digest))
     elif is_hub_name(name):
-        path = _hub_folder(name)
+        path = hub_folder(name)
     else:
         raise ModelError(_unknown(name))
     with translated(f"the weights of {name} in {path} cannot be read", "Check the disk and the permissions."):
         check_weights(path)
-        return ResolvedModel(name, str(path), folder_digest(path, folder, report))
+        digest = folder_digest(path, folder, report)
+    reference = str(path) if _is_model_folder(name) else hub_reference(name, path.name, digest)
+    return ResolvedModel(name, str(path), digest, reference)
 
 
 def _stored(name: str, cache: Path, report: Callable[[str], None]) -> ResolvedModel:
@@ -72,7 +70,8 @@ def _stored(name: str, cache: Path, report: Callable[[str], None]) -> ResolvedMo
         check_weights(path)
     except ModelError as error:
         raise ModelError(str(error).replace(str(path), name)) from None
-    return ResolvedModel(name, storage.absolute(name), folder_digest(path, cache, report))
+    address = storage.absolute(name)
+    return ResolvedModel(name, address, folder_digest(path, cache, report), address)
 
 
 def _cache_folder(cache: str | None) -> Path:
@@ -97,20 +96,3 @@ def _unknown(name: str) -> str:
         f"{problem}. Give (1) a folder that holds config.json and *.safetensors, (2) a packaged model "
         f"({', '.join(PACKAGED)}), or (3) a Hugging Face name of the form org/name."
     )
-
-
-def _hub_folder(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise MissingExtraError(f"{name} comes from the hub: pip install 'semievol-ray[cpu]' (or [cuda])") from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS, ignore_patterns=["onnx/*", "openvino/*"]))
-    except Exception as error:  # the hub raises from three trees: OSError, ValueError and its HTTP client's own
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise ModelError(
-            f"{name} is no local folder and cannot be had from the hub ({type(error).__name__}: {reason}). "
-            "Check the spelling and the network; for a gated or private model accept its terms and set HF_TOKEN; "
-            "without network fill HF_HOME elsewhere and copy it here, name a folder with the weights, or take a "
-            f"packaged model ({', '.join(PACKAGED)})."
-        ) from error

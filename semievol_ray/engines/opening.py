@@ -10,8 +10,8 @@ from pathlib import Path
 from semievol_ray import folders
 from semievol_ray.engines.base import EngineSpec, Generator
 from semievol_ray.engines.prefixes import Add, ignored
+from semievol_ray.engines.references import local_weights
 from semievol_ray.engines.slots import slot
-from semievol_ray.engines.weights import local_weights
 
 
 def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None, on_prefixes: Add = ignored) -> Generator:

@@ -12,18 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from semievol_ray import folders, storage
+from semievol_ray import storage
 from semievol_ray.errors import ModelError, StorageError
 
 READ_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors", ".txt"})
 _PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 # folders beside the weights that hold other forms of the model, or a trainer's snapshots of it
 _OTHER_FOLDERS = re.compile(r"checkpoint-.*|global_step.*|onnx|openvino|original|runs|\..*")
-
-
-def local_weights(folder: str) -> str:
-    """A model's folder on this machine: itself when local, else a download of the files that loading reads."""
-    return folders.local_copy(folder, lambda name: is_read(Path(name)))
 
 
 def is_read(name: Path) -> bool:

@@ -21,7 +21,7 @@ from semievol_ray.core.workload import ANSWERS, Splits, kind_of
 from semievol_ray.engines.footprint import weight_bytes
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.engines.models import resolve_model
-from semievol_ray.engines.weights import local_weights
+from semievol_ray.engines.references import local_weights
 from semievol_ray.errors import ConfigError
 from semievol_ray.machine import look
 from semievol_ray.placement import Resources, place

@@ -76,7 +76,7 @@ class Context:
         """A model's local weights; the student's when no name is given."""
         name = name or self.config.model
         if name == HASH or self.config.numerics.engine == "scripted":
-            return ResolvedModel(name, name, storage.digest(name.encode()))
+            return ResolvedModel(name, name, storage.digest(name.encode()), name)
         if name not in self._models:
             self._models[name] = resolve_model(name, report=self.progress.say)
         return self._models[name]
@@ -84,7 +84,7 @@ class Context:
     @property
     def agreeing_path(self) -> str | None:
         """The embedder by which answers agree; None for a task that compares their texts alone."""
-        return self.model(self.config.method.embedder).path if self.task.needs_vectors else None
+        return self.model(self.config.method.embedder).reference if self.task.needs_vectors else None
 
     @property
     def agreeing_input(self) -> dict[str, str]:

@@ -5,20 +5,68 @@ Invariant: Serve is begun here and ended here; on a cluster where it runs alread
 """
 
 import logging
+import platform
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from semievol_ray.errors import ClusterError, MissingExtraError, RunStopped, SemievolError
+from semievol_ray.errors import ClusterError, MissingExtraError, RunStopped, SemievolError, UserError
 from semievol_ray.placement import Replicas
 from semievol_ray.stages.cluster import raised_by_worker
 
 Build = Callable[[], Awaitable[Any]]
 """Makes, in a replica, what has `app` (ASGI), `check_health()` (async) and `close()`."""
 START_TRIES = 3
+_HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the node whose proxy, with HeadOnly, is the one that listens."""
 _ERROR_LINE = re.compile(r"^[\w.]+(?:Error|Exception): (?!Traceback).+$", re.MULTILINE)
 HEALTH_SECONDS, LEAVE_SECONDS = 5.0, 10.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """The cluster's head, which is what listens: its address, whether this process is on it, and the port there."""
+
+    address: str
+    is_here: bool
+    port: int
+
+
+def head_listening(host: str, port: int) -> Head:
+    """The head, asked by itself whether it can listen at host:port (0: any port). Raises UserError."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    listed: Any = ray.nodes  # untyped in ray
+    head = next(node for node in listed() if node["Alive"] and _HEAD in node["Resources"])
+    node, address = head["NodeID"], head["NodeManagerAddress"]
+    if node == ray.get_runtime_context().get_node_id():
+        return Head(address, True, free_port(host, port))
+    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    asked = ray.remote(free_port).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(host, port)
+    try:
+        return Head(address, False, ray.get(asked))
+    except RayError as error:
+        raise raised_by_worker(str(error)) from error
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, found free on this machine. Raises UserError."""
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"{platform.node()} cannot listen at {host}:{port}: {getattr(error, 'strerror', None) or error}. "
+            "Name another with --port or --host."
+        ) from error
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
     spec = EngineSpec(
         kind="openai" if first.endpoint else config.numerics.engine,
         model=first.model,
-        model_path="" if first.endpoint else context.model(first.model).path,
+        model_path="" if first.endpoint else context.model(first.model).reference,
         merged=next(iter(adapters.values()), None) if merged else None,
         adapters={} if merged else adapters,
         dtype=numerics["dtype"],

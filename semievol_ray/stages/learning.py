@@ -75,7 +75,7 @@ def fine_tuned(
         numerics=lambda: {"dtype": context.training_dtype(), "device": "gpu" if context.on_gpu else "cpu"},
     )
     if not step.committed():
-        metrics, digest = _train(context, step, examples, tuning, base.path, judged)
+        metrics, digest = _train(context, step, examples, tuning, base.reference, judged)
         context.run.commit(step, metrics, outputs={"adapter": digest})
     return adapter_of(step, config.name)
 

@@ -7,11 +7,12 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray import storage
+from semievol_ray.engines.references import fault
 from semievol_ray.errors import StorageError
 from semievol_ray.machine import Machine, look
 
@@ -50,7 +51,7 @@ def node_reports(root: str | None, seconds: float, *, joined: bool = True) -> tu
     with _token_folder(root) as folder:
         if len(nodes) == 1 and not joined:
             only = nodes[0]["NodeID"]
-            return (_report(names[only], nodes[0]["Resources"], _Told(look(_local(root))), _written(folder, only)),)
+            return (_report(names[only], nodes[0]["Resources"], Told(look(_local(root))), _written(folder, only)),)
         own = _written(folder, DRIVER)
         told = _ask_all({n["NodeID"]: (_look_and_write, (_local(root), folder, n["NodeID"])) for n in nodes}, seconds)
         alive = [node for node, answer in told.items() if answer.silent is None]
@@ -71,16 +72,34 @@ def node_reports(root: str | None, seconds: float, *, joined: bool = True) -> tu
     return (first, *reports)
 
 
+def models_held(models: Mapping[str, Mapping[str, int]], names: Collection[str], seconds: float) -> dict[str, "Told"]:
+    """What each of these nodes tells of the models, given as reference -> sizes (see `engines.references.fault`).
+
+    A node that is late is not waited for; what it has not fetched it fetches when it loads.
+    """
+    import ray
+
+    listed: Any = ray.nodes  # untyped in ray
+    named = _names([node for node in listed() if node["Alive"]])
+    asked = {node: (_faults, (models,)) for node, name in named.items() if name in names}
+    return {named[node]: told for node, told in _ask_all(asked, seconds).items()}
+
+
+def _faults(models: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Runs on a node: why it cannot load models, those that are fetched having been so."""
+    return [text for reference, sizes in models.items() if (text := fault(reference, sizes))]
+
+
 @dataclass(frozen=True)
-class _Told:
-    """What came back from one node's task, and at least how far its clock is ahead."""
+class Told:
+    """What came back from one node's task, or why nothing did, and at least how far its clock is ahead."""
 
     value: Any
     silent: str | None = None
     skew_seconds: float = 0.0
 
 
-def _ask_all(asked: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], seconds: float) -> dict[str, _Told]:
+def _ask_all(asked: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], seconds: float) -> dict[str, Told]:
     """Each node's answer to its function; what it raised, or that it was late, stands in its place."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -90,27 +109,27 @@ def _ask_all(asked: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], se
         there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
         task = ray.remote(_timed).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
         references[task.remote(function, *arguments)] = node
-    told: dict[str, _Told] = {}
+    told: dict[str, Told] = {}
     waiting, until = list(references), time.monotonic() + seconds
     while waiting and (left := until - time.monotonic()) > 0:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
         told |= {references[one]: _answer(one, sent) for one in done}
     for late in waiting:
         ray.cancel(late, force=True)
-        told[references[late]] = _Told(None, f"it did not answer in {seconds:g} seconds")
+        told[references[late]] = Told(None, f"it did not answer in {seconds:g} seconds")
     return told
 
 
-def _answer(reference: Any, sent: float) -> _Told:
+def _answer(reference: Any, sent: float) -> Told:
     import ray
     from ray.exceptions import RayError
 
     try:
         value, then = ray.get(reference)
     except RayError as error:
-        return _Told(None, (str(error).strip().splitlines() or [type(error).__name__])[-1])
+        return Told(None, (str(error).strip().splitlines() or [type(error).__name__])[-1])
     received = time.time()
-    return _Told(value, None, max(0.0, then - received) + min(0.0, then - sent))
+    return Told(value, None, max(0.0, then - received) + min(0.0, then - sent))
 
 
 def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
@@ -145,13 +164,13 @@ def _unread(folder: str, tokens: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _all_unread(node: str, told: Mapping[str, _Told], read: Mapping[str, _Told]) -> dict[str, str]:
+def _all_unread(node: str, told: Mapping[str, Told], read: Mapping[str, Told]) -> dict[str, str]:
     written = told[node].value[1] if told[node].silent is None else {}
-    later = read.get(node, _Told({}))
+    later = read.get(node, Told({}))
     return {**(later.value or {}), **written, **({node: later.silent} if later.silent else {})}
 
 
-def _report(name: str, resources: Mapping[str, float], told: _Told, unread: Mapping[str, str]) -> NodeReport:
+def _report(name: str, resources: Mapping[str, float], told: Told, unread: Mapping[str, str]) -> NodeReport:
     machine = told.value[0] if isinstance(told.value, tuple) else told.value
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     skew = 0.0 if math.isclose(told.skew_seconds, 0.0) else round(told.skew_seconds, 3)

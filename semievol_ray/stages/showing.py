@@ -56,7 +56,7 @@ def demonstrations_of(context: Context, number: int, fold: str, rows: Step, whol
     if not step.committed():
         assert context.resources
         vectors = _embeddings(context, fold, whole)
-        job = RetrieveJob(step, rows, shown, embedder.path, method.num_demonstrations, vectors, kind)
+        job = RetrieveJob(step, rows, shown, embedder.reference, method.num_demonstrations, vectors, kind)
         num_left = rows.num_rows(step.missing_parts())
         with context.progress.step(f"round-{number} {fold}retrieve", num_left, done=0) as bar:
             retrieve(job, bar.advance)
@@ -86,6 +86,6 @@ def _embeddings(context: Context, fold: str, whole: Step) -> Step | None:
     )
     if not step.committed():
         with context.progress.step(f"embed {fold or 'pool'}".strip("/"), whole.num_rows(step.missing_parts())) as bar:
-            embed(step, whole, embedder.path, bar.advance)
+            embed(step, whole, embedder.reference, bar.advance)
         commit(context, step, {})
     return step

