@@ -26,7 +26,7 @@ def stat_loggers(add: Add) -> list[Callable[..., Any]]:
 def _for_ray() -> Callable[..., Any]:
     from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
-    class Harmless(RayPrometheusStatLogger):  # type: ignore[misc]
+    class Harmless(RayPrometheusStatLogger):
         def record(self, *args: Any, **kwargs: Any) -> None:
             with suppress(Exception):  # where vLLM calls this, an error ends the engine
                 super().record(*args, **kwargs)

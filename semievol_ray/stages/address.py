@@ -60,7 +60,7 @@ def no_token(where: str) -> str:
 def _asks_for_token(where: str) -> bool:
     """Whether the cluster refuses this process for the token that it shows, or does not."""
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError, RayError
 
     try:
