@@ -72,6 +72,11 @@ class FinetuneSpec:
         """Whether another driver has the run by now."""
         return self.claim is not None and self.claim.is_lost()
 
+    def require_claim(self) -> None:
+        """RunInUseError when another driver has the run by now."""
+        if self.claim is not None:
+            self.claim.check()
+
 
 @dataclass(frozen=True)
 class Surroundings:

@@ -13,7 +13,6 @@ from semievol_ray import objectstore, storage
 from semievol_ray.engines.finetune import FinetuneSpec
 from semievol_ray.engines.leaving import leave_notice, withdraw_notice
 from semievol_ray.errors import RunStopped
-from semievol_ray.lease import Claim
 from semievol_ray.stages.trainworker import OUTCOME_FILE, TRIES_FILE, arm, outcome, train_worker
 
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
@@ -33,7 +32,7 @@ def fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[
     fitting = _Fitting(_trainer(spec, num_workers, cpus, gpus))
     fitting.start()
     try:
-        _wait(fitting, spec.claim)
+        _wait(fitting, spec)
     except KeyboardInterrupt:
         if not spec.is_lost():  # else the notice would be to another driver's workers
             leave_notice(spec.checkpoints)
@@ -47,14 +46,14 @@ def fit(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> dict[
     return outcome(spec.checkpoints)
 
 
-def _wait(fitting: "_Fitting", claim: Claim | None) -> None:
+def _wait(fitting: "_Fitting", spec: FinetuneSpec) -> None:
     """Until the fine-tuning is over. Raises RunInUseError when another driver has the run, its end included."""
     looked = time.monotonic()
     is_over = False
     while not is_over:
         is_over = fitting.over.wait(LOOK_SECONDS)
-        if claim and (is_over or time.monotonic() - looked >= CLAIM_SECONDS):
-            claim.check()
+        if is_over or time.monotonic() - looked >= CLAIM_SECONDS:
+            spec.require_claim()
             looked = time.monotonic()
 
 

@@ -80,14 +80,14 @@ def train(
     good. Raises RunStopped when it fails or stops before its end, ConfigError when the checkpoints are of another
     fine-tuning, AdapterError when the saved adapter is not usable, RunInUseError when another driver has the run.
     """
+    spec.require_claim()
     if checkpoints.latest(spec.checkpoints, identity_of(spec)) is None:
         storage.remove_lines(spec.curve)
     with _followed(spec.curve, _once_a_step(on_step), on_silence, spec.speed.stall_seconds):
         metrics = fit(spec, num_workers, cpus, gpus)
     metrics |= {k: float(v) for k, v in verify_adapter(spec.out).items()}
     digest = adapter_digest(spec.out)
-    if spec.claim:
-        spec.claim.check()  # else the checkpoints are another driver's, which goes on from them
+    spec.require_claim()  # else the checkpoints are another driver's, which goes on from them
     storage.remove_folder(spec.checkpoints)
     return metrics, digest
 

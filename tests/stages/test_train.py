@@ -124,4 +124,9 @@ def test_checkpoints_of_a_run_that_was_taken_over_are_left_to_its_driver(
     with pytest.raises(RunInUseError, match="taken over"):
         train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
     assert checkpoints.committed_steps(spec.checkpoints) == [6]
+    checkpoints.remove(spec.checkpoints, 6)
+    storage.append_line(spec.curve, "of the other driver's fine-tuning, which has no checkpoint yet")
+    with pytest.raises(RunInUseError, match="taken over"):
+        train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
+    assert storage.lines(spec.curve)
     lease.close()
