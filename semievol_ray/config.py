@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from semievol_ray import tasks
 from semievol_ray.errors import ConfigError
 from semievol_ray.methodconfig import MethodConfig, Part
+from semievol_ray.runtimeenv import RuntimeEnvConfig
 from semievol_ray.taskconfig import TaskConfig
 
 
@@ -204,6 +205,8 @@ class SpeedConfig(Part):
     deepspeed: str | None = Field(
         None, description="a DeepSpeed JSON of your own for what the configuration does not decide"
     )
+
+    runtime_env: RuntimeEnvConfig = RuntimeEnvConfig()
 
     @model_validator(mode="after")
     def _offload_needs_a_stage(self) -> "SpeedConfig":

@@ -5,7 +5,8 @@ Invariant: what is returned can be scheduled at once on the cluster as it is, un
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from semievol_ray.config import ReplicaRange, SpeedConfig
@@ -53,7 +54,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Replicas:
-    """One engine group's pool: `num` actors at the start, each with these CPUs, GPUs and threads.
+    """One engine group's pool: `num` actors at the start, each with these CPUs, GPUs, threads and Ray's `runtime_env`.
 
     The pool may shrink to `min_num` and grow to `max_num`; both are `num` unless the configuration gives a range.
     """
@@ -64,6 +65,7 @@ class Replicas:
     num_threads: int
     min_num: int = 0
     max_num: int = 0
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "min_num", self.min_num or self.num)
@@ -96,10 +98,10 @@ def place(speed: SpeedConfig, resources: Resources) -> Replicas:
     if (lack := engine_shortage(speed, resources)) and not speed.autoscaling:
         raise PlacementError(lack)
     fits = max(fewest, resources.num_places(cpus, gpus))
-    threads = max(1, int(cpus))
+    threads, own = max(1, int(cpus)), speed.runtime_env.generate
     if isinstance(asked, ReplicaRange):
-        return Replicas(min(asked.max, fits), cpus, gpus, threads, asked.min, asked.max)
-    return Replicas(fits if asked == "auto" else asked, cpus, gpus, threads)
+        return Replicas(min(asked.max, fits), cpus, gpus, threads, asked.min, asked.max, own)
+    return Replicas(fits if asked == "auto" else asked, cpus, gpus, threads, runtime_env=own)
 
 
 def place_embedding(resources: Resources, num_parts: int) -> Replicas:

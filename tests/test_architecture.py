@@ -24,6 +24,7 @@ FLOORS = [
     ["schema"],
     ["configerrors"],
     ["methodconfig", "taskconfig"],
+    ["runtimeenv"],
     ["config"],
     ["configfile", "extras", "logs", "progress"],
     ["addresses", "backoff"],

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from semievol_ray import configfile, driver, preflight, storage
+from semievol_ray.config import RunConfig
 from semievol_ray.engines.footprint import cache_bytes_a_token
 from semievol_ray.errors import ClusterError, PlacementError
 from semievol_ray.placement import Node, Resources
@@ -42,6 +43,26 @@ def test_run_that_cannot_be_placed_is_refused_before_anything_is_trained_with_ev
     (event,) = events(tmp_path / "run", "preflight")
     assert [problem["kind"] for problem in event["problems"]] == ["placement", "placement"]
     assert not (tmp_path / "run/rounds/0000/train").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"working_dir": "."}, "is not a valid URI"),
+        ({"pip": 3}, "runtime_env['pip'] must be of type str or List[str]"),
+    ],
+)
+def test_environment_that_ray_would_not_make_is_refused_with_its_reason(env: dict[str, Any], told: str) -> None:
+    config = RunConfig.model_validate(
+        {"name": "a", "task": "wordnet", "data": {"labeled": "l.csv", "unlabeled": "u.csv"}, "model": "m",
+         "speed": {"runtime_env": {"generate": env}}}
+    )  # fmt: skip
+
+    (problem,) = preflight.placement_problems(config, Resources((Node(2, 0),)))
+
+    assert problem.gravity is Gravity.ERROR
+    assert problem.text.startswith("speed.runtime_env.generate: ")
+    assert told in problem.text
 
 
 def test_preflight_of_a_run_is_one_event_within_seconds_and_leaves_no_token(scripted_run: ScriptedRun) -> None:

@@ -41,7 +41,7 @@ class Work:
     """One step to do: `amount` is what takes the time (rows, or the optimizer steps of a fine-tuning).
 
     `unit` is what it is timed with: its own name, or the session of the engine that does it. `engine` names the engine
-    group whose replicas share the work; "" for steps that no engine does.
+    group that does it; "" for steps that no engine does.
     """
 
     step: str
@@ -54,7 +54,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a step of one kind took: once, and for each of its amount (for an engine: on one replica).
+    """What a step of one kind took: once, and for each of its amount (on one engine, or one embedder).
 
     Tokens and bytes are those of a row, `part_files` those that a part leaves, `fixed_*` what a step has besides.
     """
@@ -95,7 +95,7 @@ class PlannedUnit:
 
 @dataclass(frozen=True)
 class Totals:
-    """A whole run: its time, that of its engines' work if one replica did it all, and what it leaves."""
+    """A whole run: its time, that of its shared work if one engine and what comes with it did it, what it leaves."""
 
     seconds: Span
     engine_seconds: float
@@ -108,13 +108,14 @@ class Totals:
 
 
 def planned(
-    works: Sequence[Work], rates: Mapping[str, Rate], starts: Mapping[str, Span], engines: Mapping[str, int]
+    works: Sequence[Work], rates: Mapping[str, Rate], starts: Mapping[str, Span], shares: Mapping[str, int]
 ) -> tuple[list[PlannedStep], list[PlannedUnit]]:
     """The steps and the units of a plan, in the order of the works.
 
-    rates: by step. starts: what a unit takes once, by unit. engines: replicas by engine group.
+    rates: by step. starts: what a unit takes once, by unit. shares: engines or embedders among which a step's work is
+    divided, by step.
     """
-    steps = [_planned(work, rates[work.step], engines) for work in works]
+    steps = [_planned(work, rates[work.step], shares.get(work.step, 1)) for work in works]
     units: dict[str, Span] = {}
     for step in steps:
         units[step.unit] = units.get(step.unit, starts.get(step.unit, ZERO)) + step.seconds
@@ -123,12 +124,14 @@ def planned(
 
 def totals(
     steps: Sequence[PlannedStep], units: Sequence[PlannedUnit], works: Sequence[Work], rates: Mapping[str, Rate],
-    once: Span = ZERO,
+    shares: Mapping[str, int], replicas: int, once: Span = ZERO,
 ) -> Totals:  # fmt: skip
-    """The sums; `once` is what a run takes besides its units."""
+    """The sums for `replicas` engines; `once` is what a run takes besides its units."""
     return Totals(
         seconds=sum((unit.seconds for unit in units), once),
-        engine_seconds=sum(w.amount * rates[w.step].seconds.point for w in works if w.engine),
+        engine_seconds=sum(
+            w.amount * rates[w.step].seconds.point * replicas / shares[w.step] for w in works if w.step in shares
+        ),
         rows=sum(step.rows for step in steps),
         prompt_tokens=sum(step.prompt_tokens for step in steps),
         tokens=sum(step.tokens for step in steps),
@@ -141,7 +144,7 @@ def totals(
 def replicas_for(limit_seconds: float, found: Totals, replicas: int) -> int | None:
     """The fewest replicas with which the run ends within so many seconds; None where no number does.
 
-    `found` is the plan for `replicas`: what engines do is divided among them, all else stays.
+    `found` is the plan for `replicas`: what is shared is divided among so many more or fewer, all else stays.
     """
     fixed = found.seconds.point - found.engine_seconds / replicas
     if found.engine_seconds == 0:
@@ -150,8 +153,8 @@ def replicas_for(limit_seconds: float, found: Totals, replicas: int) -> int | No
     return max(1, math.ceil(found.engine_seconds / left)) if left > 0 else None
 
 
-def _planned(work: Work, rate: Rate, engines: Mapping[str, int]) -> PlannedStep:
-    share = rate.seconds.times(work.amount / (engines[work.engine] if work.engine else 1))
+def _planned(work: Work, rate: Rate, num: int) -> PlannedStep:
+    share = rate.seconds.times(work.amount / num)
     return PlannedStep(
         step=work.step,
         unit=work.unit,

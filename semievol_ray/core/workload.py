@@ -6,6 +6,7 @@ Invariant: arithmetic alone; a step that has no rows of its own kind is None, ne
 from dataclasses import dataclass
 
 ANSWERS = ("drafts", "justify", "evaluate", "validation")
+EMBEDDED = ("retrieve", "embeddings", "dev_embeddings")
 _OF_POOL = frozenset(("pool", "retrieve", "drafts", "justify", "select", "unlabeled", "gold", "embeddings"))
 
 

@@ -6,6 +6,7 @@ Invariant: the basis says that nothing was measured; intervals are as wide as su
 import json
 import os
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -16,29 +17,33 @@ import numpy as np
 from semievol_ray.check import planned_steps
 from semievol_ray.config import RunConfig
 from semievol_ray.core.planning import Rate, Span
-from semievol_ray.core.roofline import GPUS, Device, Shape, gpu_named, row_seconds, training_step_seconds
-from semievol_ray.core.workload import ANSWERS, Splits, kind_of
+from semievol_ray.core.roofline import GPUS, PREFILL_SHARE, Device, Shape, gpu_named, row_seconds, training_step_seconds
+from semievol_ray.core.workload import ANSWERS, EMBEDDED, Splits, kind_of
 from semievol_ray.engines.footprint import weight_bytes
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.engines.models import resolve_model
 from semievol_ray.engines.references import local_weights
 from semievol_ray.errors import ConfigError
-from semievol_ray.machine import look
-from semievol_ray.placement import Resources, place
+from semievol_ray.placement import Resources, place, place_embedding
 from semievol_ray.planning.measured import Measured
 from semievol_ray.stages.reading import read_rows
 
 CHARACTERS_A_TOKEN, ROWS_READ, TEMPLATE_TOKENS = 4.0, 200, 24
-EMBEDDER_PARAMETERS = 22e6
+EMBEDDER_PARAMETERS, SEARCH_SECONDS = 22e6, 3e-4
+"""Of all-minilm-l6-v2; of a search among 10,000 rows (benchmarks/results/retrieve-cpu.json)."""
 _SIZES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
-def computed(config: RunConfig, splits: Splits, resources: Resources) -> tuple[Measured, str]:
-    """Rates by step, and the sentence that says what they rest on. Raises ConfigError where the shape is not known."""
-    device = _device(config, resources)
+def computed(config: RunConfig, splits: Splits, resources: Resources, gpus: Sequence[str]) -> tuple[Measured, str]:
+    """Rates by step, and the sentence that says what they rest on; `gpus` are the names of those at hand.
+
+    Raises ConfigError where the model's shape or a GPU is not known.
+    """
+    device = _device(config, resources, gpus)
     shape = _shape(config, on_gpu=resources.num_gpus > 0)
     lengths = _lengths(config)
-    rates = {step: _rate(step, config, shape, device, lengths) for step in planned_steps(config)}
+    embedding = _embedding_seconds(lengths[0], resources, gpus)
+    rates = {step: _rate(step, config, shape, device, embedding, lengths) for step in planned_steps(config)}
     start = _wide(20 + shape.weight_bytes / 1e9 + (60 if resources.num_gpus else 10))
     starts = {f"round-1 {who}": start for who in ("base", "warm")}
     accepted = float(getattr(config.method.select, "theta", 0.5))
@@ -49,7 +54,9 @@ def computed(config: RunConfig, splits: Splits, resources: Resources) -> tuple[M
     return Measured(rates, starts, _wide(20.0), accepted), basis
 
 
-def _rate(step: str, config: RunConfig, shape: Shape, device: Device, lengths: tuple[float, float]) -> Rate:
+def _rate(
+    step: str, config: RunConfig, shape: Shape, device: Device, embedding: float, lengths: tuple[float, float]
+) -> Rate:
     question, answer = lengths
     kind, num_seqs = kind_of(step), _max_num_seqs(config, device)
     if kind in ANSWERS:
@@ -61,9 +68,8 @@ def _rate(step: str, config: RunConfig, shape: Shape, device: Device, lengths: t
         seconds = training_step_seconds(shape, device, tokens, is_full=config.train.method == "full")
         workers = config.speed.num_train_workers
         return Rate(_wide(45.0), _wide(seconds / workers), fixed_bytes=0.02 * shape.weight_bytes)
-    if kind in ("retrieve", "embeddings", "dev_embeddings"):
-        seconds = 2 * EMBEDDER_PARAMETERS * question / (_cpu(1).flops * 0.5)
-        return Rate(_wide(8.0), _wide(seconds), row_bytes=150)
+    if kind in EMBEDDED:
+        return Rate(_wide(8.0), _wide(embedding), row_bytes=150)
     return Rate(_wide(2.0), _wide(2e-5), row_bytes=4 * question)
 
 
@@ -105,29 +111,38 @@ def _shape(config: RunConfig, *, on_gpu: bool) -> Shape:
     return Shape(size / 4, each, keys * each)
 
 
-def _device(config: RunConfig, resources: Resources) -> Device:
-    """One engine's device: the GPU at hand, an H100 where GPUs are only thought of, else the CPUs of an engine."""
+def _embedding_seconds(question: float, resources: Resources, gpus: Sequence[str]) -> float:
+    """Seconds of a row on one embedder: a question's arithmetic, and the search for its demonstrations."""
+    device = _gpu(gpus) if resources.num_gpus else _cpu(int(place_embedding(resources, 1).cpus_each))
+    return 2 * EMBEDDER_PARAMETERS * question / (device.flops * PREFILL_SHARE) + SEARCH_SECONDS
+
+
+def _device(config: RunConfig, resources: Resources, gpus: Sequence[str]) -> Device:
+    """One engine's device: its GPUs, or its CPUs."""
     if not resources.num_gpus:
         return _cpu(int(place(config.speed, resources).cpus_each))
-    here = look().gpus
-    one = gpu_named(here[0].name) if here else GPUS["H100"]
-    if one is None:
-        raise ConfigError(f"--pilot 0 knows no figures of {here[0].name}. Run a pilot instead.")
-    num = place(config.speed, resources).gpus_each
+    one, num = _gpu(gpus), place(config.speed, resources).gpus_each
     name = one.name if num == 1 else f"{num:g} x {one.name}"
     return Device(name, one.flops * num, one.bandwidth * num, one.memory_bytes * num)
 
 
+def _gpu(names: Sequence[str]) -> Device:
+    """The slowest of the GPUs at hand; an H100 where GPUs are only thought of."""
+    found = {name: gpu_named(name) for name in names}
+    if unknown := [name for name, device in found.items() if device is None]:
+        raise ConfigError(f"--pilot 0 knows no figures of {unknown[0]}. Run a pilot instead.")
+    return min((device for device in found.values() if device), key=lambda gpu: gpu.flops, default=GPUS["H100"])
+
+
 def _cpu(num: int) -> Device:
-    """The CPUs of one engine, from a matrix product and a copy timed here."""
+    """CPUs of one node, as fast as this one's, from a matrix product and a copy timed here."""
     a, size = np.ones((768, 768), np.float32), 768
     copied = np.ones(8_000_000, np.float32)
     product = min(_timed(lambda: a @ a) for _ in range(10))
     copy = min(_timed(copied.copy) for _ in range(5))
     cores = os.cpu_count() or 1
-    share = min(1.0, num / cores)
     flops, traffic = 2 * size**3 / product, 2 * copied.nbytes / copy
-    return Device(f"{num} CPUs of this machine", flops * share, traffic, 8e9)
+    return Device(f"{num} CPUs like this machine's", flops * num / cores, traffic, 8e9)
 
 
 def _timed(function: Any) -> float:

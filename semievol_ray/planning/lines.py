@@ -111,8 +111,8 @@ def _for_a_day(plan: Plan) -> str:
         return f"No number of engines makes it {DAY_SECONDS / 3600:g} hours: the rest takes longer than that."
     what = "GPUs" if plan.gpus else "engines without GPUs"
     return (
-        f"For {DAY_SECONDS / 3600:g} hours: {plan.gpus_for_a_day:g} {what}, if engines divide the rows evenly and "
-        "everything else takes what it takes now."
+        f"For {DAY_SECONDS / 3600:g} hours: {plan.gpus_for_a_day:g} {what}, if engines and embedders divide the rows "
+        "evenly and everything else takes what it takes now."
     )
 
 

@@ -15,9 +15,10 @@ from semievol_ray import storage
 from semievol_ray.config import RunConfig
 from semievol_ray.core.planning import ZERO, Rate, Span, around
 from semievol_ray.core.saturation import Piece, while_full
-from semievol_ray.core.workload import ANSWERS, kind_of
+from semievol_ray.core.workload import ANSWERS, EMBEDDED, kind_of
 from semievol_ray.engines.batches import num_steps
 from semievol_ray.listing import read_listing
+from semievol_ray.placement import Resources, place_embedding
 from semievol_ray.planning.stopwatch import Lap
 from semievol_ray.runs import read_events, read_steps
 
@@ -39,12 +40,14 @@ class Measured:
     accepted: float
 
 
-def measured(root: str, config: RunConfig, laps: Mapping[str, Lap]) -> Measured:
-    """The rates of a finished pilot; `config` is the pilot's own, `laps` are its bars."""
+def measured(root: str, config: RunConfig, laps: Mapping[str, Lap], resources: Resources) -> Measured:
+    """The rates of a finished pilot on `resources`; `config` is the pilot's own, `laps` are its bars."""
     records = {name: record for name, record in read_steps(root) if record.get("committed")}
     events, files = read_events(root), storage.sizes(root)
     sessions = sessions_of(events)
     rates = {name: _plain(name, record, records, config, laps) for name, record in records.items()}
+    embedded = [name for name in rates if kind_of(name) in EMBEDDED]
+    rates |= {name: _on_one(rates[name], records[name], resources) for name in embedded}
     for session in sessions:
         rates |= session.rates(records)
     rates = {name: _with_files(name, rate, _rows_of_parts(root, name), files) for name, rate in rates.items()}
@@ -139,6 +142,11 @@ def _plain(name: str, record: Event, records: Mapping[str, Event], config: RunCo
     if each is None:  # nothing tells what of it grows: at best nothing, at worst all of it
         return Rate(Span(0.0, seconds, seconds), Span(0.0, 0.0, seconds / max(amount, 1)))
     return Rate(around(max(0.0, seconds - each * amount), START_SPREAD), around(each, LEAST_SPREAD))
+
+
+def _on_one(rate: Rate, record: Event, resources: Resources) -> Rate:
+    """The rate on one embedder of a step that as many did as its parts were placed on."""
+    return replace(rate, seconds=rate.seconds.times(place_embedding(resources, len(record["parts"])).num))
 
 
 def _amount(name: str, records: Mapping[str, Event], config: RunConfig) -> int:

@@ -11,6 +11,7 @@ from semievol_ray.config import RunConfig, Source
 from semievol_ray.core.workload import Splits
 from semievol_ray.errors import ConfigError
 from semievol_ray.methodconfig import PercentileConfig, RoundsConfig
+from semievol_ray.placement import Resources
 from semievol_ray.planning.measured import Measured, measured
 from semievol_ray.planning.stopwatch import Lap, Stopwatch
 from semievol_ray.progress import Progress
@@ -19,8 +20,10 @@ from semievol_ray.records import encode, read_json
 MOST_SHARE, FEWEST_ROWS, MOST_ERRORS = 0.10, 8, 0.5
 
 
-def run_pilot(config: RunConfig, splits: Splits, num_rows: int, root: str, progress: Progress) -> Measured:
-    """Do the pilot of the run in `root` beside it, or what is left of it, and measure it.
+def run_pilot(
+    config: RunConfig, splits: Splits, num_rows: int, root: str, progress: Progress, resources: Resources
+) -> Measured:
+    """Do the pilot of the run in `root` beside it, or what is left of it, and measure it; `resources` are at hand.
 
     Raises what a run raises, and ConfigError where the pool is too small for a pilot.
     """
@@ -29,7 +32,7 @@ def run_pilot(config: RunConfig, splits: Splits, num_rows: int, root: str, progr
     folder = f"{root}.pilot-{storage.digest(small.model_dump_json().encode())[:8]}"
     progress.say(f"pilot: {small.data.unlabeled.sample} of {splits.pool} rows, in {folder}")
     driver.run(small, folder, watch)
-    return measured(folder, small, _with_earlier(folder, watch.laps))
+    return measured(folder, small, _with_earlier(folder, watch.laps), resources)
 
 
 def _with_earlier(folder: str, laps: Mapping[str, Lap]) -> dict[str, Lap]:

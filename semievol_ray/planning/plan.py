@@ -4,23 +4,25 @@ Invariant: the run itself is not begun; all that is written is the pilot's folde
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from semievol_ray import storage
 from semievol_ray.config import RunConfig
 from semievol_ray.core.planning import PlannedStep, PlannedUnit, Rate, Span, Totals, Work, planned, replicas_for, totals
-from semievol_ray.core.workload import Rounds, Splits, kind_of
+from semievol_ray.core.workload import EMBEDDED, Rounds, Splits, kind_of
 from semievol_ray.errors import PlacementError, UserError
-from semievol_ray.placement import Node, Replicas, Resources, place
+from semievol_ray.placement import Node, Replicas, Resources, place, place_embedding
 from semievol_ray.planning.computed import computed
 from semievol_ray.planning.measured import Measured
 from semievol_ray.planning.pilot import run_pilot
-from semievol_ray.planning.works import Group, groups_of, works_of
+from semievol_ray.planning.works import ENDPOINT, Group, groups_of, works_of
 from semievol_ray.progress import Progress
 from semievol_ray.records import encode, now, read_json
+from semievol_ray.runs import read_events
 from semievol_ray.sizes import rounds_of, splits_of, trial
+from semievol_ray.stages.nodes import DRIVER
 
 PLAN, DAY_SECONDS = "plan.json", 86400.0
 ITEM_BYTES = 4096
@@ -73,16 +75,18 @@ def make_plan(
     """
     progress = progress or Progress()
     with trial(config, root, progress) as context:
-        wanted = _with_gpus(context.resources, gpus, config, is_measured=pilot > 0)
+        at_hand = context.resources
+        wanted = _with_gpus(at_hand, gpus, config, is_measured=pilot > 0)
+        named = gpu_names(context.run.root)
         splits = splits_of(context, root)
         context.resources = wanted
         merged = context.serving_numerics()["adapter_serving"] == "merged"
     replicas = place(config.speed, wanted)
     if pilot:
-        found = run_pilot(config, splits, pilot, storage.absolute(root), progress)
+        found = run_pilot(config, splits, pilot, storage.absolute(root), progress, at_hand)
         basis = f"a pilot of {round(min(pilot, splits.pool // 10))} rows on the cluster at hand"
     else:
-        found, basis = computed(config, splits, wanted)
+        found, basis = computed(config, splits, wanted, named)
     plan = _planned(config, splits, found, replicas, wanted, merged)
     plan = replace(plan, basis=basis, price=price)
     storage.make_folder(root)
@@ -100,10 +104,10 @@ def _planned(
 ) -> Plan:
     works = works_of(config, splits, _rounds(config, found), merged=merged)
     rates = {work.step: rate_for(work, found.rates) for work in works}
-    engines = {work.engine: 1 if work.engine.startswith("endpoint") else replicas.num for work in works if work.engine}
+    shares = _shares(works, replicas, resources)
     starts = {work.unit: start_for(work.unit, found.starts) for work in works if work.engine}
-    steps, units = planned(works, rates, starts, engines)
-    whole = totals(steps, units, works, rates, found.once)
+    steps, units = planned(works, rates, starts, shares)
+    whole = totals(steps, units, works, rates, shares, replicas.num, found.once)
     each = replicas.gpus_each or 1.0
     fewest = replicas_for(DAY_SECONDS, whole, replicas.num)
     return Plan(
@@ -121,6 +125,19 @@ def _planned(
         price=None,
         object_store_bytes=ITEM_BYTES * max((work.parts for work in works), default=0),
     )
+
+
+def _shares(works: Sequence[Work], replicas: Replicas, resources: Resources) -> dict[str, int]:
+    """Among how many a step's work is divided: the cluster's engines, or as many embedders as the step will have."""
+    engines = {w.step: replicas.num for w in works if w.engine and not w.engine.startswith(ENDPOINT)}
+    return engines | {w.step: place_embedding(resources, w.parts).num for w in works if kind_of(w.step) in EMBEDDED}
+
+
+def gpu_names(root: str) -> tuple[str, ...]:
+    """What the nodes of a run's cluster call their GPUs, as they told before it."""
+    told = [node for event in read_events(root) if event["kind"] == "preflight" for node in event["nodes"]]
+    machines = [node["machine"] for node in told if node["node"] != DRIVER and node["machine"]]
+    return tuple(gpu["name"] for machine in machines for gpu in machine["gpus"])
 
 
 def rate_for(work: Work, rates: Mapping[str, Rate]) -> Rate:

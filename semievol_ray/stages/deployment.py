@@ -137,7 +137,8 @@ def _deployment(name: str, build: Build, replicas: Replicas, requests_each: int)
     made: Any = serve.deployment(
         Replica,
         name=name,
-        ray_actor_options={"num_cpus": replicas.cpus_each, "num_gpus": replicas.gpus_each},
+        ray_actor_options={"num_cpus": replicas.cpus_each, "num_gpus": replicas.gpus_each}
+        | ({"runtime_env": dict(replicas.runtime_env)} if replicas.runtime_env else {}),
         autoscaling_config=autoscaling,
         max_ongoing_requests=2 * requests_each,
         health_check_period_s=HEALTH_SECONDS,

@@ -68,6 +68,7 @@ def _dataset(session: Session, replicas: Replicas, patience: Patience, items: li
         ),
         num_cpus=replicas.cpus_each,
         num_gpus=replicas.gpus_each,
+        runtime_env=dict(replicas.runtime_env) or None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,10 +24,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+    **{key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")},
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
-    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "150",
     "RAY_enable_worker_prestart": "false",
@@ -45,7 +47,9 @@ def free_ports(num: int) -> list[int]:
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/api/version", timeout=5):
+        asked = urllib.request.Request(f"{url}/api/version")
+        asked.add_header("Authorization", f"Bearer {ENVIRONMENT['RAY_AUTH_TOKEN']}")
+        with urllib.request.urlopen(asked, timeout=5):
             return True
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

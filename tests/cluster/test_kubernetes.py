@@ -169,6 +169,11 @@ def test_service_keeps_its_state_outside_of_the_head() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS[:3])
+def test_job_that_fails_of_a_mistake_buys_one_more_cluster_at_most(folder: str) -> None:
+    assert named(built(KUBERNETES / folder), "RayJob")["spec"]["backoffLimit"] <= 1
+
+
+@pytest.mark.parametrize("folder", FOLDERS[:3])
 def test_job_runs_the_configuration_that_it_mounts(folder: str) -> None:
     trees = built(KUBERNETES / folder)
     job, config_map = named(trees, "RayJob"), named(trees, "ConfigMap")

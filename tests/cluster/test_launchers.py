@@ -12,6 +12,9 @@ import pytest
 import ray.autoscaler
 import yaml
 
+from semievol_ray.cli import EXIT_INTERRUPTED
+from semievol_ray.errors import DeadlineReached
+
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "cluster"
 README = (CLUSTER / "README.md").read_text(encoding="utf-8")
@@ -109,6 +112,9 @@ def test_skypilot_task_is_a_spot_job_with_documented_keys_alone() -> None:
     assert tree["resources"].keys() <= SKY_RESOURCES
     assert tree["resources"]["job_recovery"].keys() <= SKY_RECOVERY
     assert tree["resources"]["use_spot"]
+    # 0 done, 1 stopped by the data or the machine, 2 something to be changed: another cluster changes none of these
+    assert tree["resources"]["job_recovery"]["recover_on_exit_codes"] == [DeadlineReached.exit_code, EXIT_INTERRUPTED]
+    assert "max_restarts_on_errors" not in tree["resources"]["job_recovery"]
     assert tree["secrets"] == {"RAY_AUTH_TOKEN": ""}
     subprocess.run(["bash", "-n"], input=tree["run"], text=True, check=True)
     for path in re.findall(r"cluster/[\w./]+", tree["run"]):

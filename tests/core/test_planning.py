@@ -21,16 +21,31 @@ RATES = {
 STARTS = {"round-1 warm engine": around(30.0, 0.5)}
 
 
+SHARES = {"rounds/0001/drafts/a": 4, "rounds/0001/justify": 4}
+
+
 def test_plan_divides_the_work_of_engines_and_nothing_else() -> None:
-    steps, units = planned(WORKS, RATES, STARTS, {"warm": 4})
+    steps, units = planned(WORKS, RATES, STARTS, SHARES)
     assert [unit.name for unit in units] == ["rounds/0001/retrieve", "round-1 warm engine"]
     assert [unit.seconds.point for unit in units] == pytest.approx([6.0, 30 + 10 + 5])
     assert (units[1].seconds.low, units[1].seconds.high) == pytest.approx((15 + 13.5, 45 + 16.5))
-    whole = totals(steps, units, WORKS, RATES, around(10.0, 0.0))
+    whole = totals(steps, units, WORKS, RATES, SHARES, 4, around(10.0, 0.0))
     assert whole.seconds.point == pytest.approx(61.0)
     assert (whole.prompt_tokens, whole.tokens, whole.num_bytes) == (80_000, 3_000, 6_000)
     assert whole.num_files == 3 * 2 + 4 + 8 + 4
     assert (whole.engine_seconds, whole.money) == pytest.approx((60.0, 0.1))
+
+
+def test_plan_divides_retrieval_among_its_embedders_which_come_with_engines() -> None:
+    shares = {**SHARES, "rounds/0001/retrieve": 2}  # an embedder to every second engine
+
+    steps, units = planned(WORKS, RATES, STARTS, shares)
+    whole = totals(steps, units, WORKS, RATES, shares, 4)
+
+    assert units[0].seconds.point == pytest.approx(5.0 + 1.0 / 2)
+    assert whole.engine_seconds == pytest.approx(60.0 + 1.0 / 2 * 4)
+    assert replicas_for(whole.seconds.point, whole, 4) == 4
+    assert replicas_for(35.0 + 62.0 / 8, whole, 4) == 8  # 5 s of retrieval and 30 s of a start stay
 
 
 def test_no_number_of_replicas_shortens_what_engines_do_not_do() -> None:

@@ -1,6 +1,7 @@
 """Plans against what runs then took, their steps against the steps of runs, and what cannot be planned."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,22 @@ import yaml
 from safetensors.numpy import save_file
 
 from semievol_ray import cli, configfile, report
+from semievol_ray.config import RunConfig
 from semievol_ray.errors import ConfigError, UserError
+from semievol_ray.machine import Gpu
+from semievol_ray.placement import Node, Resources
 from semievol_ray.planning import actual, lines
-from semievol_ray.planning.measured import sessions_of
+from semievol_ray.planning.computed import computed
+from semievol_ray.planning.measured import measured, sessions_of
 from semievol_ray.planning.pilot import pilot_config
-from semievol_ray.planning.plan import Plan, as_json, make_plan, stored_plan
+from semievol_ray.planning.plan import Plan, as_json, gpu_names, make_plan, stored_plan
 from semievol_ray.planning.works import groups_of, session_of
 from semievol_ray.progress import Progress
-from semievol_ray.runs import read_events, read_steps
+from semievol_ray.runs import Run, read_events, read_steps
 from semievol_ray.sizes import Splits
+from semievol_ray.stages.nodes import DRIVER, NodeReport
 from tests.rundirs import do_run, run_tree
+from tests.test_problems import MACHINE
 
 QUIET = Progress(quiet=True)
 
@@ -157,6 +164,66 @@ def test_plan_without_a_pilot_says_that_nothing_was_measured_and_grows_with_the_
     assert small.gpu_hours.point == pytest.approx(16 * small.whole.seconds.point / 3600)
     assert "GPU-hours:" in lines.render(small)
     assert not list(tmp_path.glob("*.pilot*"))
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_retrieval_is_planned_for_the_embedders_that_the_gpus_will_hold(tmp_path: Path) -> None:
+    tree = run_tree(tmp_path, labeled=8, unlabeled=128, test=8)
+    model = str(model_folder(tmp_path / "model", 8))
+    tree |= {"numerics": {"engine": "vllm"}, "model": model, "speed": {"part_rows": 1}}
+    config = configfile.parse(tree, "test")
+
+    plans = [make_plan(config, str(tmp_path / f"run-{n}"), pilot=0, gpus=n, progress=QUIET) for n in (4, 16)]
+
+    few, many = (next(s.seconds.point for s in plan.steps if s.step == "rounds/0001/retrieve") for plan in plans)
+    fixed = 8.0  # to start embedders, however many
+    assert few - fixed == pytest.approx(4 * (many - fixed))
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_rate_of_retrieval_is_that_of_one_embedder_however_many_the_pilot_had(tmp_path: Path) -> None:
+    tree, root = run_tree(tmp_path, labeled=8, unlabeled=40), tmp_path / "run"
+    tree["speed"] = {"part_rows": 1}
+    config = configfile.parse(tree, "test")
+    do_run(tree, root)
+
+    one, five = (dict(measured(str(root), config, {}, Resources((Node(2, 0),) * num)).rates) for num in (1, 5))
+
+    retrieve = "rounds/0001/retrieve"
+    assert five.pop(retrieve).seconds.high == pytest.approx(5 * one.pop(retrieve).seconds.high)
+    assert five == one
+
+
+def test_gpus_of_a_plan_are_those_that_nodes_tell_of_and_not_the_drivers(tmp_path: Path) -> None:
+    nodes = [
+        NodeReport(DRIVER, 0, 0, replace(MACHINE, gpus=(Gpu("NVIDIA T4", 16),))),
+        NodeReport("a", 8, 2, replace(MACHINE, gpus=(Gpu("NVIDIA A100-SXM4-80GB", 80),) * 2)),
+        NodeReport("b", 8, 1, None, "it did not answer"),
+    ]
+    with Run.open(str(tmp_path / "run"), {"name": "a", "config": {}}) as run:
+        run.event("preflight", nodes=[asdict(node) for node in nodes])
+
+    assert gpu_names(str(tmp_path / "run")) == ("NVIDIA A100-SXM4-80GB",) * 2
+
+
+@pytest.mark.parametrize(("gpus", "device"), [((), "H100"), (("NVIDIA H200", "NVIDIA A100-SXM4-80GB"), "A100")])
+def test_plan_without_a_pilot_rests_on_the_slowest_gpu_of_the_nodes(
+    gpus: tuple[str, ...], device: str, tmp_path: Path
+) -> None:
+    _, basis = computed(gpu_config(tmp_path), Splits(8, 40), Resources((Node(8, 2),)), gpus)
+
+    assert f" on {device}, " in basis
+
+
+def test_gpu_without_figures_is_named_and_asks_for_a_pilot(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="knows no figures of NVIDIA X1"):
+        computed(gpu_config(tmp_path), Splits(8, 40), Resources((Node(8, 2),)), ("NVIDIA H100", "NVIDIA X1"))
+
+
+def gpu_config(folder: Path) -> RunConfig:
+    tree = run_tree(folder, labeled=8, unlabeled=40)
+    model = str(model_folder(folder / "model", 8))
+    return configfile.parse({**tree, "numerics": {"engine": "vllm"}, "model": model}, "test")
 
 
 def model_folder(folder: Path, width: int) -> Path:

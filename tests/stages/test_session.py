@@ -69,12 +69,15 @@ def _rows_in(session: Session) -> list[Row]:
     return [row for part in step.parts for row in step.read_part(part, schema.DRAFTS).to_pylist()]
 
 
-def _answered(session: Session, told: Told, patience: Patience, on_report: Callable[[], None]) -> list[Row]:
+def _answered(
+    session: Session, told: Told, patience: Patience, on_report: Callable[[], None],
+    replicas: Replicas = Replicas(1, 1, 0, 1),  # noqa: B008
+) -> list[Row]:  # fmt: skip
     def report(one: PartReport) -> None:
         told.reports.append(one)
         on_report()
 
-    run_session(session, Replicas(1, 1, 0, 1), report, lambda _: None, told.heard, patience)
+    run_session(session, replicas, report, lambda _: None, told.heard, patience)
     assert Counter(r.part for r in told.reports) == Counter(session.jobs[0].step.parts)
     return _rows_in(session)
 
@@ -110,6 +113,26 @@ def test_rows_that_end_their_engine_are_given_up_whatever_way_and_all_others_ans
     assert told.kinds["engine_vanished"] in (1, 2)  # twice where the next try began before the watchdog had told
     reports = sorted(Path(run.root, "logs").glob("stall-*.txt"))
     assert {word for word in ("r5", "r7") if any(word in p.read_text() for p in reports)} == {"r5", "r7"}
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_engines_have_the_environment_that_generation_is_given(
+    run: Run, step_of: Callable[..., Step], tmp_path: Path
+) -> None:
+    own, seen = tmp_path / "own", set[str]()
+    own.mkdir()
+    replicas = Replicas(1, 1, 0, 1, runtime_env={"env_vars": {"TMPDIR": str(own)}})
+
+    rows = _answered(
+        _session(run, _pool(step_of, ["a good thing"] * 4), {}),
+        Told(),
+        Patience(),
+        lambda: seen.update(path.name.rpartition("-")[0] for path in own.iterdir()),
+        replicas,
+    )
+
+    assert all(row["error"] is None for row in rows)
+    assert "semievol-pulse" in seen
 
 
 @pytest.mark.usefixtures("small_ray")

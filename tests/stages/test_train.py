@@ -1,5 +1,6 @@
 """EXAMPLES: what a fine-tuning learns from, each row once and with whose answer it is."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,10 +11,11 @@ import pytest
 
 from benchmarks.kill_training_model import spec_in
 from semievol_ray import schema, storage
+from semievol_ray.config import SpeedConfig
 from semievol_ray.engines import checkpoints
 from semievol_ray.engines.finetune import identity_of, read_examples
 from semievol_ray.engines.scripted import finetune
-from semievol_ray.errors import ConfigError, RunInUseError
+from semievol_ray.errors import ConfigError, RunInUseError, SemievolError
 from semievol_ray.lease import Lease
 from semievol_ray.runs import Step
 from semievol_ray.stages import train
@@ -130,3 +132,19 @@ def test_checkpoints_of_a_run_that_was_taken_over_are_left_to_its_driver(
         train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
     assert storage.lines(spec.curve)
     lease.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_ray")
+def test_fine_tuning_workers_have_the_environment_of_training(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text("import os\nopen(os.environ['SEEN'], 'w').close()\n", encoding="utf-8")
+    env = {"env_vars": {"PYTHONPATH": f"{own}:{os.environ.get('PYTHONPATH', '')}", "SEEN": str(own / "seen")}}
+    speed = SpeedConfig.model_validate({"runtime_env": {"train": env}})
+    spec = replace(spec_in(tmp_path / "run", tmp_path / "no-model", workers=1, zero_stage=2), speed=speed)
+
+    with pytest.raises(SemievolError, match="no-model"):
+        train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
+
+    assert (own / "seen").exists()
