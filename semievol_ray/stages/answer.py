@@ -77,7 +77,7 @@ def drafts_of(context: Context, fold: Asked, warm: Warm | None) -> list[Wanted]:
 def answer(context: Context, name: str, wanted: Sequence[Wanted]) -> None:
     """Run the sessions that bring every wanted step to its commit."""
     groups = engine_groups(wanted)
-    for line in packing_lines(packed(context, name, groups), context.resources) if groups else []:
+    for line in packing_lines(packed(context, name, groups), context.resources_now()) if groups else []:
         context.progress.say(line)
     for group in groups:
         run_group(context, name, group)

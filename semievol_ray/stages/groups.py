@@ -17,7 +17,7 @@ from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.openai import MOST_DELAY_SECONDS
 from semievol_ray.errors import DeadlineReached
 from semievol_ray.methodconfig import EndpointConfig
-from semievol_ray.placement import Replicas, place
+from semievol_ray.placement import Replicas, place, with_work
 from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
@@ -27,7 +27,7 @@ from semievol_ray.stages.pace import engine_start_seconds
 from semievol_ray.stages.packing import PackedGroup, rate_before
 from semievol_ray.stages.patience import Patience
 from semievol_ray.stages.predict import PredictJob
-from semievol_ray.stages.session import run_session
+from semievol_ray.stages.session import in_flight, run_session
 from semievol_ray.stages.supervision import Heard
 from semievol_ray.stages.watching import Watched
 
@@ -66,9 +66,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
         context.until.require(f"the start of the engine of {name}", start)
     for adapter in {item.adapter for item in group if item.adapter}:
         refuse_changed(adapter)
-    replicas = _pool(context, group)
+    session, replicas = _placed(context, name, group)
     require_device(group[0].job.step, on_gpu=replicas.gpus_each > 0)
-    session = _session(context, name, group, replicas)
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
     left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
     watched = {name: Watched(context, name, num) for name, num in rows.items()}
@@ -131,9 +130,15 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
         core=config.speed.engine_core,
     )
     jobs = sequence([item.job for item in group])
-    rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
+    rows = max(map(_mean_rows, jobs))
     end, called = context.deadline, _name(context, name, group)
     return Session(called, spec, context.task, config.numerics.template_date, jobs, max(rows, 1), end)
+
+
+def _mean_rows(job: Job) -> int:
+    """Rows of a missing part on average: the last may be short, and so may be what an earlier attempt left."""
+    left = job.step.missing_parts()
+    return round(_source(job).num_rows(left) / max(len(left), 1))
 
 
 def packed(context: Context, name: str, groups: Sequence[Sequence[Wanted]]) -> list[PackedGroup]:
@@ -142,7 +147,7 @@ def packed(context: Context, name: str, groups: Sequence[Sequence[Wanted]]) -> l
     return [
         PackedGroup(
             _name(context, name, group),
-            _pool(context, group),
+            _placed(context, name, group)[1],
             sum(_source(item.job).num_rows(item.job.step.missing_parts()) for item in group),
             rate_before(events, [item.job.step.name for item in group]),
         )
@@ -150,8 +155,14 @@ def packed(context: Context, name: str, groups: Sequence[Sequence[Wanted]]) -> l
     ]
 
 
-def _pool(context: Context, group: Sequence[Wanted]) -> Replicas:
-    return ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
+def _placed(context: Context, name: str, group: Sequence[Wanted]) -> tuple[Session, Replicas]:
+    """A group's session and its pool: no engine is started for which the others leave no part."""
+    if group[0].endpoint:
+        return _session(context, name, group, ENDPOINT_REPLICAS), ENDPOINT_REPLICAS
+    speed = context.config.speed
+    replicas = place(speed, context.resources_now())
+    session = _session(context, name, group, replicas)
+    return session, with_work(speed, replicas, -(-len(missing(session)) // in_flight(session)))
 
 
 def _name(context: Context, name: str, group: Sequence[Wanted]) -> str:
