@@ -20,6 +20,7 @@ from semievol_ray.engines.base import (
     Tokenizer,
 )
 from semievol_ray.engines.enginestats import stat_loggers
+from semievol_ray.engines.faults import described
 from semievol_ray.engines.inprocess import InProcessEngine
 from semievol_ray.engines.prefixes import Add, ignored
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, num_tokens_of
@@ -86,7 +87,11 @@ class VllmGenerator:
         return tuple(logprobs)
 
     async def _outputs(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> list[Any]:
-        """vLLM's CompletionOutputs for one prompt. Raises EngineDiedError when the engine is gone."""
+        """vLLM's CompletionOutputs for one prompt. Raises EngineDiedError when the engine is gone.
+
+        vLLM says EngineGenerateError of one request that failed, and of every request when what hands out its answers
+        has ended; then it counts itself as `errored`.
+        """
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -98,7 +103,9 @@ class VllmGenerator:
                 final = output
         except EngineDeadError as error:
             raise EngineDiedError(f"the vLLM engine died: {error}") from error
-        except (ValueError, EngineGenerateError) as error:  # what vLLM refuses, or fails at, in this request alone
+        except (*_refusals(), EngineGenerateError) as error:
+            if isinstance(error, EngineGenerateError) and getattr(self._engine, "errored", False):
+                raise EngineDiedError(f"the vLLM engine gives no more answers: {described(error)}") from error
             raise RequestFailedError(f"vLLM did not answer this request: {type(error).__name__}: {error}") from error
         assert final is not None
         return list(final.outputs)
@@ -114,6 +121,13 @@ class VllmGenerator:
     def close(self) -> None:
         self._engine.shutdown()
         del self._engine  # else AsyncLLM's destructor complains at the interpreter's end
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises of a request that it does not take: ValueError, or an error of its own (vLLM 0.32)."""
+    from vllm import exceptions
+
+    return (ValueError, getattr(exceptions, "VLLMValidationError", ValueError))
 
 
 def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None], on_prefixes: Add) -> Any:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +14,13 @@ from prometheus import scraped
 
 from semievol_ray import schema
 from semievol_ray.core.answers import Labels
-from semievol_ray.engines.base import Completion, EngineSpec, Generator, Request, Sampling
+from semievol_ray.engines.base import Completion, EngineSpec, Generator, Request, RequestFailedError, Sampling
 from semievol_ray.engines.opening import open_generator
 from semievol_ray.engines.prefixes import Prefixes
 from semievol_ray.engines.scripted import ByteTokenizer
 from semievol_ray.engines.transformers import TransformersGenerator
-from semievol_ray.engines.vllm import completion_of, engine_arguments
+from semievol_ray.engines.vllm import VllmGenerator, completion_of, engine_arguments
+from semievol_ray.errors import EngineDiedError
 from semievol_ray.placement import Replicas
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.draft import DraftJob
@@ -132,6 +133,54 @@ def test_what_stopped_an_answer_is_no_part_of_it(output: Output, kept: int) -> N
     assert found.token_logprobs == tuple(-float(i + 1) for i in range(kept))
     assert found.finish_reason == output.finish_reason
     assert completion_of(output, Sampling(1.0, 8, choices=("food",)), ByteTokenizer()).token_logprobs == ()
+
+
+class Failing:
+    """A vLLM engine whose every request ends in `error`; `errored` is what it says of itself then."""
+
+    def __init__(self, error: Exception, *, errored: bool) -> None:
+        self._error, self.errored = error, errored
+
+    async def generate(self, *_: object, **__: object) -> AsyncIterator[Output]:
+        if self._error:
+            raise self._error
+        yield Output("", "", None)
+
+
+def generate_error() -> Exception:
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    error = EngineGenerateError()
+    error.__cause__ = KeyError("slot 3")
+    return error
+
+
+def validation_error() -> Exception:
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError("the prompt is too long", parameter="prompt")
+
+
+@pytest.mark.parametrize(
+    ("error", "errored", "kind", "told"),
+    [
+        (generate_error, True, EngineDiedError, "KeyError: 'slot 3'"),
+        (generate_error, False, RequestFailedError, "EngineGenerateError"),
+        (validation_error, False, RequestFailedError, "the prompt is too long"),
+    ],
+)
+def test_failure_is_the_engines_end_where_it_says_so_and_else_the_rows(
+    spec: EngineSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], Exception],
+    errored: bool,
+    kind: type[Exception],
+    told: str,
+) -> None:
+    monkeypatch.setattr("semievol_ray.engines.vllm._engine", lambda *_: Failing(error(), errored=errored))
+    engine = VllmGenerator(replace(spec, on_gpu=True))
+    with pytest.raises(kind, match=told):
+        answered(engine, Request(PROMPT, GREEDY))
 
 
 @pytest.mark.slow
