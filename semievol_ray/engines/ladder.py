@@ -27,15 +27,12 @@ def rung_below(spec: EngineSpec, settings: Mapping[str, Any], shortage: Shortage
     For memory: fewer requests at once, then smaller batches, then less of the device. For a cache that had no room
     first more of the device. For a share that others have, `seen` telling what they left: less of the device alone.
     """
-    speed = {**spec.speed, **settings}
     requests = ("max_num_seqs", _fewer_requests(spec))
     if spec.kind in ("transformers", "openai"):
         steps = [requests]
     else:
-        batches = (
-            "max_num_batched_tokens",
-            _smaller_batches(spec, int(speed.get("max_num_seqs", _max_num_seqs(spec)))),
-        )
+        num_seqs = int(settings.get("max_num_seqs", _max_num_seqs(spec)))
+        batches = ("max_num_batched_tokens", _smaller_batches(spec, num_seqs))
         share = ("gpu_memory_utilization", _shares(spec, settings, shortage, seen) if spec.on_gpu else [])
         orders = {"memory": [requests, batches, share], "cache": [share, requests, batches], "share": [share]}
         steps = orders[shortage]
@@ -94,4 +91,4 @@ def _shares(spec: EngineSpec, settings: Mapping[str, Any], shortage: Shortage, s
         left = float(free[1]) / float(free[2]) - _MARGIN if free else now - 0.1
         less = math.floor(100 * min(left, now - _MARGIN)) / 100
         return [less] if less >= _LEAST_SHARE else []
-    return [less for step in (0.1, 0.2) if 0.3 <= (less := round(begun - step, 2))]
+    return [less for step in (0.1, 0.2) if (less := round(begun - step, 2)) >= 0.3]

@@ -1,5 +1,6 @@
 """A pool whose range leaves room grows onto a machine that joins while it answers, and the next pool counts it in."""
 
+import logging
 import subprocess
 import sys
 import threading
@@ -48,25 +49,32 @@ def grow(path: str, root: str) -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 
-    def join() -> None:
-        while not any(event["kind"] == "part_committed" for event in read_events(root)):
-            time.sleep(0.2)
-        cluster.add_node(num_cpus=1)
+    said, failed = StringIO(), list[BaseException]()
 
-    joining, said = threading.Thread(target=join), StringIO()
+    def draft() -> None:
+        try:
+            with ExitStack() as closing, Run.open(root, {"name": "growing"}) as run:
+                context = Context(run, configfile.load(path), Progress(said), closing)
+                data = ingest(run, context.config, context.task)
+                for number, name in enumerate(("first", "second"), 1):
+                    fold = Asked(f"rounds/{number:04d}", data.pool.rows, data.labeled, None)
+                    answer(context, name, drafts_of(context, fold, None))
+        except BaseException as error:
+            failed.append(error)
+
+    drafting = threading.Thread(target=draft)
     try:
-        ray.init(address=cluster.address)
-        with ExitStack() as closing, Run.open(root, {"name": "growing"}) as run:
-            context = Context(run, configfile.load(path), Progress(said), closing)
-            data = ingest(run, context.config, context.task)
-            joining.start()
-            for number, name in enumerate(("first", "second"), 1):
-                fold = Asked(f"rounds/{number:04d}", data.pool.rows, data.labeled, None)
-                answer(context, name, drafts_of(context, fold, None))
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        drafting.start()
+        while drafting.is_alive() and not any(e["kind"] == "part_committed" for e in read_events(root)):
+            time.sleep(0.2)
+        cluster.add_node(num_cpus=1)  # Ray does this in a main thread only
+        drafting.join()
     finally:
-        joining.join()
         ray.shutdown()
         cluster.shutdown()
+    if failed:
+        raise failed[0]
     Path(root).with_name("said").write_text(said.getvalue(), encoding="utf-8")
 
 
