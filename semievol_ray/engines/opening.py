@@ -63,4 +63,4 @@ def _open(spec: EngineSpec, beat: Callable[[], None], on_prefixes: Add) -> Gener
         case "openai":
             from semievol_ray.engines.openai import OpenAIGenerator
 
-            return OpenAIGenerator(spec)
+            return OpenAIGenerator(spec, beat)

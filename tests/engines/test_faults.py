@@ -68,7 +68,12 @@ class _Failing:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(RuntimeError(CUDA), EngineDiedError), (RequestFailedError("too long"), RequestFailedError)]
+    ("error", "kind"),
+    [
+        (RuntimeError(CUDA), EngineDiedError),
+        (RequestFailedError("too long"), RequestFailedError),
+        (RequestFailedError(f"http://far: status 500 ({CUDA}), the last of 3 tries"), RequestFailedError),
+    ],
 )
 def test_guarded_engine_beats_and_raises_what_the_error_means(error: Exception, kind: type[Exception]) -> None:
     beats = list[int]()
