@@ -31,8 +31,8 @@ from semievol_ray.stages.session import in_flight, run_session
 from semievol_ray.stages.supervision import Heard
 from semievol_ray.stages.watching import Watched
 
-ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=1.0, gpus_each=0.0, num_threads=1)
-"""An endpoint needs one actor, which only waits."""
+ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=0.0, gpus_each=0.0, num_threads=1)
+"""An endpoint needs one actor, which only waits: it fits beside engines that have every CPU."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,26 @@ def engine_groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
         merged = item.adapter.digest if item.adapter and numerics["adapter_serving"] == "merged" else ""
         where = item.endpoint.url if item.endpoint else merged
         groups.setdefault((item.model, where, json.dumps(numerics, sort_keys=True)), []).append(item)
-    justifies = {key: any(isinstance(i.job, JustifyJob) for i in group) for key, group in groups.items()}
-    return [groups[key] for key in sorted(groups, key=lambda key: justifies[key])]
+    return sorted(groups.values(), key=justifies)
 
 
-def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
-    """Answer every missing part of the jobs of one group. Raises DeadlineReached with parts left."""
+def justifies(group: Sequence[Wanted]) -> bool:
+    """Whether a group reads what the others draft."""
+    return any(isinstance(item.job, JustifyJob) for item in group)
+
+
+def beside_others(groups: Sequence[list[Wanted]]) -> list[list[Wanted]]:
+    """The groups behind endpoints, where engines of the cluster draft at the same time; else none."""
+    far = [group for group in groups if group[0].endpoint]
+    near = [group for group in groups if not group[0].endpoint and not justifies(group)]
+    return far if near else []
+
+
+def run_group(context: Context, name: str, group: Sequence[Wanted], *, beside: bool = False) -> None:
+    """Answer every missing part of the jobs of one group; `beside` another, whose live line stands.
+
+    Raises DeadlineReached with parts left.
+    """
     if context.until:
         start = engine_start_seconds(read_events(context.run.root))
         context.until.require(f"the start of the engine of {name}", start)
@@ -85,7 +99,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
         jobs=[j.step.name for j in session.jobs],
         num_parts=len(missing(session)),
     )
-    with context.progress.step(session.name, left, "answers") as bar:
+    follow = context.progress.slow if beside else context.progress.step
+    with follow(session.name, left, "answers") as bar:
         run_session(
             session,
             replicas,
@@ -141,8 +156,9 @@ def _mean_rows(job: Job) -> int:
     return round(_source(job).num_rows(left) / max(len(left), 1))
 
 
-def packed(context: Context, name: str, groups: Sequence[Sequence[Wanted]]) -> list[PackedGroup]:
+def packed(context: Context, name: str, groups: Sequence[list[Wanted]]) -> list[PackedGroup]:
     """What there is to say of these groups before the first of them starts; nothing where there is none."""
+    beside = beside_others(groups)
     events = read_events(context.run.root) if groups else []
     return [
         PackedGroup(
@@ -150,6 +166,7 @@ def packed(context: Context, name: str, groups: Sequence[Sequence[Wanted]]) -> l
             _placed(context, name, group)[1],
             sum(_source(item.job).num_rows(item.job.step.missing_parts()) for item in group),
             rate_before(events, [item.job.step.name for item in group]),
+            beside=group in beside,
         )
         for group in groups
     ]

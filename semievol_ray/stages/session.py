@@ -8,6 +8,7 @@ from typing import Any
 
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.placement import Replicas
+from semievol_ray.stages.beside import Overtaking
 from semievol_ray.stages.cluster import streamed
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.jobs import PartReport, Session, missing
@@ -75,6 +76,7 @@ def _dataset(session: Session, replicas: Replicas, patience: Patience, items: li
     )
     # An actor has no more parts than it works on, so that the pool's use ends at 1; Ray grows it from 1.75 on.
     rows.context.autoscaling_config = AutoscalingConfig(actor_pool_util_upscaling_threshold=FULL_POOL)
+    rows.context.custom_execution_callback_classes = [Overtaking]
     return rows
 
 
