@@ -40,8 +40,8 @@ def test_group_behind_an_endpoint_is_told_to_run_beside_the_others() -> None:
     lines = packing_lines([far, near, near], GPUS)
     assert lines[0] == "engines: round-2 endpoint: elsewhere, 1,000 answers, about 2 answers/s (2 an engine before)"
     assert lines[-1] == (
-        "engines: 2 groups one after the other, one start each, and beside them 1 behind endpoints, about 8m20s without "
-        "starts"
+        "engines: 2 groups one after the other, one start each, and beside them 1 behind endpoints, "
+        "about 8m20s without starts"
     )
 
 
