@@ -4,6 +4,7 @@ Invariant: log-probabilities are raw, generation defaults of the model folder ar
 adapter rows where that is silently wrong. Prompt log-probabilities are never asked for.
 """
 
+import asyncio
 import itertools
 import math
 import os
@@ -27,6 +28,9 @@ from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, num_t
 from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
 
+MOST_TOKENS_ASKED = 64
+"""Log-probabilities asked of vLLM in one request, which allows 128."""
+
 
 def cpu_cache_bytes() -> int:
     """The cache of an engine on a CPU where the configuration does not say: vLLM's own variable, in GiB, or 2 GiB."""
@@ -46,7 +50,7 @@ class VllmGenerator:
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
         self._ids = itertools.count()
-        self._together = Together(self._completions)
+        self._together, self._scores = Together(self._completions), Together(self._next_logprobs)
 
     @property
     def client(self) -> Any:
@@ -64,10 +68,11 @@ class VllmGenerator:
             await self._engine.check_health()
 
     async def generate(self, request: Request) -> Completion:
-        return await self._together.ask(request)
+        return await self._together.ask(request, None)
 
-    async def _completions(self, request: Request, num: int) -> list[Completion]:
-        """`num` answers to one prompt, each drawn by itself; greedy ones are all the same."""
+    async def _completions(self, request: Request, askers: Sequence[None]) -> list[Completion]:
+        """Answers to one prompt, each drawn by itself; greedy ones are all the same."""
+        num = len(askers)
         num_drawn = num if request.sampling.temperature > 0 else 1
         params = _sampling_params(request.sampling, self._end_of_turn, num_drawn)
         outputs = await self._outputs(request.prompt_ids, params, request.adapter)
@@ -76,15 +81,26 @@ class VllmGenerator:
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:
         """The answer is sampled, each token from that token alone, so that its prompt comes from the prefix cache.
 
+        Scores of one prompt that are asked at once share a request for each beginning that their answers share.
         Not vLLM's prompt_logprobs: that reads no prefix cache, holds logits for every position of the prompt, and
         with LoRA on the CPU ends the engine as soon as a batch holds two requests (vLLM 0.32).
         """
-        logprobs: list[float] = []
-        for i, token in enumerate(request.answer_ids):
-            ids = [*request.prompt_ids, *request.answer_ids[:i]]
-            (output,) = await self._outputs(ids, _forced(token), request.adapter)
-            logprobs.append(output.logprobs[0][token].logprob)
-        return tuple(logprobs)
+        prompt, answer = request.prompt_ids, request.answer_ids
+        behind = [(prompt + answer[:i], request.adapter) for i in range(len(answer))]
+        asked = zip(behind, answer, strict=True)
+        return tuple(await asyncio.gather(*(self._scores.ask(question, token) for question, token in asked)))
+
+    async def _next_logprobs(self, question: tuple[tuple[int, ...], str | None], tokens: Sequence[int]) -> list[float]:
+        """log P of each of these tokens as the one that comes next."""
+        ids, adapter = question
+        different = list(dict.fromkeys(tokens))
+        width = MOST_TOKENS_ASKED if _tells_of_tokens() else 1
+        asked = [different[i : i + width] for i in range(0, len(different), width)]
+        found = await asyncio.gather(*(self._outputs(ids, _forced(some), adapter) for some in asked))
+        logprobs = {
+            token: out[0].logprobs[0][token].logprob for some, out in zip(asked, found, strict=True) for token in some
+        }
+        return [logprobs[token] for token in tokens]
 
     async def _outputs(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> list[Any]:
         """vLLM's CompletionOutputs for one prompt. Raises EngineDiedError when the engine is gone.
@@ -232,18 +248,26 @@ def _sampling_params(sampling: Sampling, end_of_turn: int, num: int) -> Any:
     )
 
 
-def _forced(token: int) -> Any:
-    """Parameters under which the next token can only be `token`; its log-probability is that before the mask."""
+def _tells_of_tokens() -> bool:
+    """Whether vLLM can be asked for the log-probabilities of tokens that it does not sample (0.32 can)."""
+    from vllm import SamplingParams
+
+    return hasattr(SamplingParams, "logprob_token_ids")
+
+
+def _forced(tokens: Sequence[int]) -> Any:
+    """Parameters under which the next token can only be the first of these; log-probabilities are before the mask."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    told: dict[str, Any] = {"logprob_token_ids": list(tokens)} if len(tokens) > 1 else {"logprobs": 0}
     return SamplingParams(
         temperature=0.0,
         max_tokens=1,
-        allowed_token_ids=[token],
-        logprobs=0,
+        allowed_token_ids=list(tokens[:1]),
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        **told,
     )
 
 

@@ -14,7 +14,15 @@ from prometheus import scraped
 
 from semievol_ray import schema
 from semievol_ray.core.answers import Labels
-from semievol_ray.engines.base import Completion, EngineSpec, Generator, Request, RequestFailedError, Sampling
+from semievol_ray.engines.base import (
+    Completion,
+    EngineSpec,
+    Generator,
+    Request,
+    RequestFailedError,
+    Sampling,
+    ScoreRequest,
+)
 from semievol_ray.engines.opening import open_generator
 from semievol_ray.engines.prefixes import Prefixes
 from semievol_ray.engines.scripted import ByteTokenizer
@@ -181,6 +189,61 @@ def test_failure_is_the_engines_end_where_it_says_so_and_else_the_rows(
     engine = VllmGenerator(replace(spec, on_gpu=True))
     with pytest.raises(kind, match=told):
         answered(engine, Request(PROMPT, GREEDY))
+
+
+CANDIDATES = [(30, 31, 40, 5), (30, 31, 41, 5), (30, 31, 42, 43, 5), (30, 31, 40, 5)]
+
+
+class Telling:
+    """A vLLM engine that tells of each token asked for a log-probability of its own behind what came before it."""
+
+    errored = False
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[tuple[int, ...], int]] = []
+
+    async def generate(self, prompt: Any, params: Any, *_: object, **__: object) -> AsyncIterator[Any]:
+        ids, tokens = tuple(prompt["prompt_token_ids"]), params.logprob_token_ids or params.allowed_token_ids
+        self.asked.append((ids, len(tokens)))
+        told = {token: SimpleNamespace(logprob=-float(sum(ids[len(PROMPT) :]) + token)) for token in tokens}
+        yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[told])])
+
+
+@pytest.mark.parametrize(("tells", "num"), [(True, 7), (False, 9)])
+def test_scores_of_a_prompt_are_asked_once_for_each_beginning_that_they_share(
+    spec: EngineSpec, monkeypatch: pytest.MonkeyPatch, tells: bool, num: int
+) -> None:
+    inner = Telling()
+    monkeypatch.setattr("semievol_ray.engines.vllm._engine", lambda *_: inner)
+    monkeypatch.setattr("semievol_ray.engines.vllm._tells_of_tokens", lambda: tells)
+    engine = VllmGenerator(replace(spec, on_gpu=True))
+    scores = scored(engine, [ScoreRequest(PROMPT, answer) for answer in CANDIDATES])
+    for answer, found in zip(CANDIDATES, scores, strict=True):
+        assert found == tuple(-float(sum(answer[: i + 1])) for i in range(len(answer)))
+    assert len(inner.asked) == num  # seven beginnings, three tokens behind one of them
+    assert sum(tokens for _, tokens in inner.asked) == 9
+
+
+def scored(engine: Generator, requests: list[ScoreRequest], *others: Request) -> list[tuple[float, ...]]:
+    """The scores, while the engine answers other requests."""
+
+    async def ask() -> list[Any]:
+        answers = [engine.generate(request) for request in others]
+        return list(await asyncio.gather(*map(engine.score, requests), *answers))
+
+    return asyncio.run(ask())[: len(requests)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_scores_of_answers_that_share_their_beginning_are_those_of_transformers(spec: EngineSpec) -> None:
+    prompts = [PROMPT, PROMPT[:40]]
+    requests = [ScoreRequest(prompt, answer) for prompt in prompts for answer in CANDIDATES]
+    others = [Request(prompt, Sampling(1.0, 8)) for prompt in prompts]
+    with closing(open_generator(spec)) as engine:
+        found = scored(engine, requests, *others)
+    for mine, theirs in zip(found, scored(TransformersGenerator(spec), requests), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-3)
 
 
 @pytest.mark.slow
