@@ -92,15 +92,19 @@ class VllmGenerator:
 
     async def _next_logprobs(self, question: tuple[tuple[int, ...], str | None], tokens: Sequence[int]) -> list[float]:
         """log P of each of these tokens as the one that comes next."""
-        ids, adapter = question
         different = list(dict.fromkeys(tokens))
-        width = MOST_TOKENS_ASKED if _tells_of_tokens() else 1
-        asked = [different[i : i + width] for i in range(0, len(different), width)]
-        found = await asyncio.gather(*(self._outputs(ids, _forced(some), adapter) for some in asked))
-        logprobs = {
-            token: out[0].logprobs[0][token].logprob for some, out in zip(asked, found, strict=True) for token in some
-        }
-        return [logprobs[token] for token in tokens]
+        told = await self._told(question, different, MOST_TOKENS_ASKED if _tells_of_tokens() else 1)
+        # where it speculates, vLLM tells of the sampled token alone
+        told |= await self._told(question, [token for token in different if token not in told], 1)
+        return [told[token] for token in tokens]
+
+    async def _told(
+        self, question: tuple[tuple[int, ...], str | None], tokens: Sequence[int], width: int
+    ) -> dict[int, float]:
+        """What vLLM tells of the next token when asked for `width` of these in a request."""
+        asked = [tokens[i : i + width] for i in range(0, len(tokens), width)]
+        found = await asyncio.gather(*(self._outputs(question[0], _forced(some), question[1]) for some in asked))
+        return {token: one.logprob for (output,) in found for token, one in output.logprobs[0].items()}
 
     async def _outputs(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> list[Any]:
         """vLLM's CompletionOutputs for one prompt. Raises EngineDiedError when the engine is gone.

@@ -199,21 +199,26 @@ class Telling:
 
     errored = False
 
-    def __init__(self) -> None:
+    def __init__(self, speculates: bool) -> None:
+        self._most = 1 if speculates else None
         self.asked: list[tuple[tuple[int, ...], int]] = []
 
     async def generate(self, prompt: Any, params: Any, *_: object, **__: object) -> AsyncIterator[Any]:
         ids, tokens = tuple(prompt["prompt_token_ids"]), params.logprob_token_ids or params.allowed_token_ids
         self.asked.append((ids, len(tokens)))
-        told = {token: SimpleNamespace(logprob=-float(sum(ids[len(PROMPT) :]) + token)) for token in tokens}
+        told = {
+            token: SimpleNamespace(logprob=-float(sum(ids[len(PROMPT) :]) + token)) for token in tokens[: self._most]
+        }
         yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[told])])
 
 
-@pytest.mark.parametrize(("tells", "num"), [(True, 7), (False, 9)])
+@pytest.mark.parametrize(
+    ("tells", "speculates", "num"), [(True, False, 7), (False, False, 9), (True, True, 9)], ids=str
+)
 def test_scores_of_a_prompt_are_asked_once_for_each_beginning_that_they_share(
-    spec: EngineSpec, monkeypatch: pytest.MonkeyPatch, tells: bool, num: int
+    spec: EngineSpec, monkeypatch: pytest.MonkeyPatch, tells: bool, speculates: bool, num: int
 ) -> None:
-    inner = Telling()
+    inner = Telling(speculates)
     monkeypatch.setattr("semievol_ray.engines.vllm._engine", lambda *_: inner)
     monkeypatch.setattr("semievol_ray.engines.vllm._tells_of_tokens", lambda: tells)
     engine = VllmGenerator(replace(spec, on_gpu=True))
@@ -221,7 +226,7 @@ def test_scores_of_a_prompt_are_asked_once_for_each_beginning_that_they_share(
     for answer, found in zip(CANDIDATES, scores, strict=True):
         assert found == tuple(-float(sum(answer[: i + 1])) for i in range(len(answer)))
     assert len(inner.asked) == num  # seven beginnings, three tokens behind one of them
-    assert sum(tokens for _, tokens in inner.asked) == 9
+    assert len({ids for ids, _ in inner.asked}) == 7
 
 
 def scored(engine: Generator, requests: list[ScoreRequest], *others: Request) -> list[tuple[float, ...]]:
