@@ -194,7 +194,7 @@ def _add_tune(verbs: "_Verbs") -> None:
     parser = verbs.add_parser("tune", help=about, description=f"{about.capitalize()}. {more}")
     _add_config(parser)
     parser.add_argument("--minutes", metavar="M", type=_seconds, default=10.0, help="about how long (default: 10)")
-    parser.add_argument("--rows", metavar="N", type=int, help="rows of a trial (default: 64 on CPUs, 512 on GPUs)")
+    parser.add_argument("--rows", metavar="N", type=int, help="rows of a trial (default: enough to fill every engine)")
     _add_address(parser, "speed.address, else RAY_ADDRESS")
     parser.add_argument("--folder", metavar="DIR", default="runs", help="a folder that all nodes see (default: runs)")
     parser.add_argument("--out", metavar="FILE", help="where the YAML goes (default: <name>.tuned.yaml)")

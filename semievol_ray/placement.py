@@ -6,7 +6,7 @@ Invariant: what is returned can be scheduled at once on the cluster as it is, un
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semievol_ray.config import ReplicaRange, SpeedConfig
@@ -87,6 +87,16 @@ def cluster_resources() -> Resources:
     return Resources(tuple(Node(n.get("CPU", 0.0), n.get("GPU", 0.0)) for n in nodes))
 
 
+def standing(first: Resources, now: Resources) -> Resources:
+    """What to place on: the cluster as it is now, where it grew; as it was first, for what went away comes back.
+
+    It stays with or without GPUs, as the numbers of what was begun on it do.
+    """
+    if bool(first.num_gpus) != bool(now.num_gpus):
+        return first
+    return max(first, now, key=lambda found: (found.num_gpus, sum(node.num_cpus for node in found.nodes)))
+
+
 def place(speed: SpeedConfig, resources: Resources) -> Replicas:
     """Replicas for one engine group: one a GPU (or tensor-parallel set of GPUs), on a CPU cluster one a node.
 
@@ -102,6 +112,13 @@ def place(speed: SpeedConfig, resources: Resources) -> Replicas:
     if isinstance(asked, ReplicaRange):
         return Replicas(min(asked.max, fits), cpus, gpus, threads, asked.min, asked.max, own)
     return Replicas(fits if asked == "auto" else asked, cpus, gpus, threads, runtime_env=own)
+
+
+def with_work(speed: SpeedConfig, replicas: Replicas, most: int) -> Replicas:
+    """As many of these replicas as have something to do, `most`; as many as the configuration asks for in any case."""
+    most = max(most, _engine_needs(speed, Resources(()))[0])
+    num, fewest, largest = (min(most, n) for n in (replicas.num, replicas.min_num, replicas.max_num))
+    return replace(replicas, num=num, min_num=fewest, max_num=largest)
 
 
 def place_embedding(resources: Resources, num_parts: int) -> Replicas:

@@ -230,7 +230,10 @@ def tuned_models(config: RunConfig) -> set[str]:
 
 
 def _merged_bytes(config: RunConfig, resources: Resources, weights: Mapping[str, int]) -> int:
-    """What merging an adapter writes into a node's temporary folder; nothing where adapters are served as they are."""
+    """What merging an adapter writes into a node's temporary folder, once for all engines that start there together.
+
+    Nothing where adapters are served as they are.
+    """
     serving, train = config.numerics.adapter_serving, config.train
     merges = serving == "merged" or (serving == "auto" and (not resources.num_gpus or train.use_dora))
     merges = merges and train.method != "full"

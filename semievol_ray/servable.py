@@ -36,6 +36,12 @@ def check_templates(folders: Mapping[str, str]) -> None:
 
 def _check_arguments(config: RunConfig) -> None:
     given = {"numerics": config.numerics.engine_kwargs, "speed": config.speed.engine_kwargs}
+    if config.speed.engine_kwargs.get("distributed_executor_backend") == "ray":
+        raise ConfigError(
+            "speed.engine_kwargs.distributed_executor_backend: ray would reserve GPUs of its own beside those that the "
+            "engine's actor holds, and wait for them for ever. Leave it out: an engine lies on one node, whose workers "
+            "are processes (mp)."
+        )
     for key, kwargs in given.items():
         for name, nearest in unknown_arguments(kwargs).items():
             hint = f" Did you mean {nearest}?" if nearest else " Leave it out."

@@ -32,10 +32,17 @@ from semievol_ray.stages.ingest import Data, ingest
 from semievol_ray.stages.learning import examples_of
 from semievol_ray.stages.showing import demonstrations_of
 from semievol_ray.stages.train import Learned
-from semievol_ray.tunespace import Settings, Trial, beginning, best_of, dimensions, search, speed_with
-
-CPU_ROWS, GPU_ROWS = 64, 512
-"""Rows of the sample: enough to fill an engine."""
+from semievol_ray.tunespace import (
+    Settings,
+    Trial,
+    beginning,
+    best_of,
+    dimensions,
+    part_rows_of,
+    rows_wanted,
+    search,
+    speed_with,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ def tune(
     Raises what errors.py names where the present settings do not work for a reason that no others would mend.
     """
     progress, began = progress or Progress(), time.monotonic()
-    config = sampled(config, rows)
+    config = sampled(config)
     root = storage.absolute(f"{folder}/.tune-{uuid.uuid4().hex[:12]}")
     for check in (check_addresses, check_models, check_method, check_extras, check_servable):
         check(config)
@@ -82,12 +89,11 @@ def tune(
     return trials
 
 
-def sampled(config: RunConfig, rows: int | None) -> RunConfig:
+def sampled(config: RunConfig) -> RunConfig:
     """The configuration of a run over a sample of the pool: one round, the base model, nothing held out."""
-    source = config.data.unlabeled.model_copy(update={"sample": rows or GPU_ROWS})
     off = config.data.near_duplicates.model_copy(update={"action": "off"})
     nothing = {"test": None, "dev": 0, "validation": 0, "annotations": ()}
-    data = config.data.model_copy(update={**nothing, "unlabeled": source, "near_duplicates": off})
+    data = config.data.model_copy(update={**nothing, "near_duplicates": off})
     own = [c.model_copy(update={"adapter": "none"}) for c in config.method.collaborators if not c.endpoint]
     if not own:
         raise UserError("tune measures engines, and every collaborator of this configuration is behind an endpoint")
@@ -136,11 +142,16 @@ def write_snippet(text: str, path: str) -> None:
 
 def _sample(context: Context, rows: int | None, closing: ExitStack) -> Sample:
     """The sample's rows, what may be shown and what is, made once."""
-    if rows is None and not context.on_gpu:
-        source = context.config.data.unlabeled.model_copy(update={"sample": CPU_ROWS})
-        data = context.config.data.model_copy(update={"unlabeled": source})
-        context.config = context.config.model_copy(update={"data": data})
+    wanted = rows or rows_wanted(context.config, context.resources)
+    source = context.config.data.unlabeled.model_copy(update={"sample": wanted})
+    data = context.config.data.model_copy(update={"unlabeled": source})
+    speed = context.config.speed.model_copy(update={"part_rows": part_rows_of(context.config)})
+    context.config = context.config.model_copy(update={"data": data, "speed": speed})
     found = ingest(context.run, context.config, context.task, means_of(context))
+    if rows is None and found.pool.rows.num_rows() < wanted:
+        context.progress.say(
+            f"tune: {wanted} rows would keep every engine full; where fewer are, many engines look slow"
+        )
     shown = examples_of(context, "rounds/0000", Learned(found.labeled))
     demonstrations = demonstrations_of(context, 1, "", found.pool.rows, found.pool.rows, shown)
     return Sample(context, found, Asked("tune", found.pool.rows, shown, demonstrations), closing)

@@ -11,10 +11,15 @@ from semievol_ray.config import RunConfig, SpeedConfig
 from semievol_ray.engines.ladder import DEFAULT_UTILIZATION, default_max_num_seqs
 from semievol_ray.engines.vllm import cpu_cache_bytes
 from semievol_ray.placement import Resources, place
+from semievol_ray.stages.cutter import SMALLEST_PART, part_rows
 
 Settings = Mapping[str, Any]
 LEAST_GAIN = 1.03
 """A setting is better from this factor on; less is noise."""
+
+CPU_ROWS, GPU_ROWS = 64, 512
+CPU_ROWS_AN_ENGINE, NUM_FILLS = 8, 6
+"""Rows of a sample: a node's without GPUs, the fewest with them; an engine's, in times its requests at once."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,25 @@ def dimensions(config: RunConfig, resources: Resources) -> list[Dimension]:
         found.append(_powers("max_num_batched_tokens", *((2048, 32_768) if on_gpu else (512, 8192))))
         found.append(_shares() if on_gpu else _powers("kv_cache_memory_bytes", 2**30, _largest_cache(resources)))
     return [dimension for dimension in found if len(dimension.choices) > 1]
+
+
+def rows_wanted(config: RunConfig, resources: Resources) -> int:
+    """Rows of the sample: enough that of the layout with the most engines each is filled several times.
+
+    With fewer the engines stand idle, and fewer engines of more GPUs each look as fast.
+    """
+    kwargs, on_gpu = config.speed.engine_kwargs, resources.num_gpus > 0
+    layouts = _gpu_layouts(config, resources) if on_gpu else _cpu_layouts(resources)
+    num = max([place(config.speed, resources).num, *(choice["num_replicas"] for choice in layouts)])
+    if not on_gpu:  # whose rows take seconds
+        return max(CPU_ROWS * len(resources.nodes), CPU_ROWS_AN_ENGINE * num)
+    seqs = int(kwargs.get("max_num_seqs", default_max_num_seqs(config.numerics.engine, on_gpu=on_gpu)))
+    return max(GPU_ROWS, -(-NUM_FILLS * seqs // len(config.method.collaborators)) * num)
+
+
+def part_rows_of(config: RunConfig) -> int:
+    """Rows of a part of the sample: few, so that each engine has parts enough."""
+    return min(SMALLEST_PART, part_rows(config.speed.part_rows, 0))
 
 
 def beginning(config: RunConfig, resources: Resources, varied: Sequence[Dimension]) -> dict[str, Any]:

@@ -134,6 +134,10 @@ CASES = {
     "speed argument that this vLLM has not": Case(
         served(speed={"engine_kwargs": {"swap_space": 4}}), ("speed.engine_kwargs.swap_space", "Leave it out")
     ),
+    "engine whose workers Ray is to place": Case(
+        served(speed={"engine_kwargs": {"distributed_executor_backend": "ray"}}),
+        ("speed.engine_kwargs.distributed_executor_backend", "one node", "Leave it out"),
+    ),
     "rank that vLLM does not serve": Case(
         served(numerics={"adapter_serving": "dynamic"}, train={"lora_r": 1024}),
         ("train.lora_r", "rank 1024", "512", "adapter_serving: merged"),

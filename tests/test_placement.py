@@ -15,7 +15,9 @@ from semievol_ray.placement import (
     place,
     place_embedding,
     place_training,
+    standing,
     training_memory_shortage,
+    with_work,
 )
 
 LAPTOP = Resources((Node(2, 0),))
@@ -98,6 +100,34 @@ def test_range_of_replicas_starts_with_as_many_as_fit(
     resources: Resources, asked: dict[str, int], expected: Replicas
 ) -> None:
     assert place(SpeedConfig.model_validate({"num_replicas": asked}), resources) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "expected"),
+    [
+        ("auto", 3, (3, 3, 3)),
+        ("auto", 0, (1, 1, 1)),
+        ("auto", 99, (16, 16, 16)),
+        (5, 3, (5, 5, 5)),  # as asked
+        ({"min": 4, "max": 64}, 6, (4, 6, 6)),
+        ({"min": 4, "max": 64}, 2, (4, 4, 4)),
+    ],
+)
+def test_no_engine_is_placed_for_which_no_part_is_left_unless_it_is_asked_for(
+    asked: Any, most: int, expected: tuple[int, int, int]
+) -> None:
+    speed = SpeedConfig.model_validate({"num_replicas": asked})
+    found = with_work(speed, place(speed, TWO_GPU_NODES), most)
+
+    assert (found.min_num, found.num, found.max_num) == expected
+
+
+def test_cluster_counts_what_joined_and_waits_for_what_went_away() -> None:
+    assert standing(ONE_GPU, TWO_GPU_NODES) is TWO_GPU_NODES
+    assert standing(TWO_GPU_NODES, ONE_GPU) is TWO_GPU_NODES
+    assert standing(LAPTOP, TWO_CPU_NODES) is TWO_CPU_NODES
+    assert standing(LAPTOP, TWO_GPU_NODES) is LAPTOP  # what was begun without GPUs goes on without
+    assert standing(ONE_GPU, TWO_CPU_NODES) is ONE_GPU
 
 
 def test_fixed_number_of_replicas_neither_shrinks_nor_grows() -> None:

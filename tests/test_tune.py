@@ -12,7 +12,18 @@ from semievol_ray.config import SpeedConfig
 from semievol_ray.errors import RunStopped, UserError
 from semievol_ray.placement import Node, Resources
 from semievol_ray.progress import Progress
-from semievol_ray.tunespace import Dimension, Settings, Trial, beginning, best_of, dimensions, search, speed_with
+from semievol_ray.tunespace import (
+    Dimension,
+    Settings,
+    Trial,
+    beginning,
+    best_of,
+    dimensions,
+    part_rows_of,
+    rows_wanted,
+    search,
+    speed_with,
+)
 from tests.rundirs import changed, run_tree
 
 GPUS = Resources((Node(32, 8),) * 2)
@@ -89,6 +100,29 @@ def test_cpus_vary_engines_and_a_cache_of_at_most_half_the_memory(tmp_path: Path
     assert beginning(config, CPUS, dimensions(config, CPUS))["max_num_seqs"] == 16
 
 
+@pytest.mark.parametrize(
+    ("resources", "speed"),
+    [(GPUS, {}), (GPUS, {"part_rows": 2048, "engine_kwargs": {"max_num_seqs": 64}}), (Resources((Node(32, 4),)), {})],
+)
+def test_sample_fills_each_engine_of_the_layout_with_the_most_of_them_several_times(
+    resources: Resources, speed: dict[str, Any], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, **{"engine_kwargs": {}, **speed})
+    rows, part_rows = rows_wanted(config, resources), part_rows_of(config)
+    most = max(int(choice["num_replicas"]) for choice in dimensions(config, resources)[0].choices)
+    each = rows * len(config.method.collaborators) / most
+    assert each >= 3 * 2 * int(config.speed.engine_kwargs.get("max_num_seqs", 256))
+    assert rows / part_rows / most >= 6  # parts for each, so that the last of them does not decide
+
+
+def test_sample_without_gpus_is_small() -> None:
+    config = configfile.parse(
+        {"name": "a", "task": "arc", "data": {"labeled": "a", "unlabeled": "b"}, "model": "m"}, ""
+    )
+    assert rows_wanted(config, CPUS) == 64
+    assert rows_wanted(config, Resources(CPUS.nodes * 4)) == 256
+
+
 def test_batches_never_hold_fewer_tokens_than_requests() -> None:
     start = {"num_replicas": 1, "max_num_seqs": 64, "max_num_batched_tokens": 64}
     trials = search([SEQS], start, _by(lambda s: float(s["max_num_seqs"])), _always)
@@ -134,7 +168,7 @@ def test_configuration_with_endpoints_alone_has_nothing_to_tune(tmp_path: Path) 
     endpoint = {"model": "far", "endpoint": {"url": "http://far.example/v1"}}
     tree = changed(run_tree(tmp_path, labeled=8, unlabeled=8), "method.collaborators", [endpoint])
     with pytest.raises(UserError, match="behind an endpoint"):
-        tune.sampled(configfile.parse(tree, "test"), None)
+        tune.sampled(configfile.parse(tree, "test"))
 
 
 @pytest.mark.usefixtures("without_ray")

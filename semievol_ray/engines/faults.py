@@ -12,21 +12,26 @@ from typing import Literal
 
 from semievol_ray.errors import EngineDiedError
 
-Shortage = Literal["memory", "cache"]
+Shortage = Literal["memory", "cache", "share"]
 _CACHE = re.compile(r"No available memory for the cache blocks|larger than the available KV cache memory")
 _MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation"
-    r"|DefaultCPUAllocator: (?:can't|not enough)|less than desired GPU memory utilization"
+    r"|DefaultCPUAllocator: (?:can't|not enough)"
 )
+_SHARE = re.compile(r"less than desired GPU memory utilization")
 _DEVICE = re.compile(r"CUDA error|cudaError|CUBLAS_STATUS|CUDNN_STATUS|NCCL error|HIP error")
 _ERROR_LINE = re.compile(r"^(?:.*?\s)??((?:[\w.]*Error|[\w.]*Exception): .+)$", re.MULTILINE)
 _MOST_BYTES, _MOST_CHARACTERS = 200_000, 400
 
 
 def shortage(text: str) -> Shortage | None:
-    """Which memory was short: that of the device at large, or what is left for the KV cache; None for another text."""
+    """Which memory was short: the device's, what is left for the KV cache, or the share of the device that was asked
+    for, others having it, before anything was loaded; None for another text.
+    """
     if _CACHE.search(text):
         return "cache"
+    if _SHARE.search(text):
+        return "share"
     return "memory" if _MEMORY.search(text) else None
 
 

@@ -6,7 +6,7 @@ Invariant: what an engine raises about one request alone passes as it is.
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from semievol_ray.engines.base import Completion, Generator, Request, ScoreRequest, Tokenizer
+from semievol_ray.engines.base import Completion, Generator, Request, RequestFailedError, ScoreRequest, Tokenizer
 from semievol_ray.engines.faults import translated
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ class GuardedGenerator:
     async def _guarded(self, answer: Awaitable[T]) -> T:
         try:
             return await answer
+        except RequestFailedError:  # an endpoint may tell in it of the memory of its own device
+            raise
         except Exception as error:
             raise translated(error) from error.__cause__
         finally:

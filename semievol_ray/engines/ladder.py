@@ -3,6 +3,8 @@
 Invariant: a rung changes speed alone: never max_model_len, nor anything else that changes outputs.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +12,8 @@ from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.faults import Shortage
 
 DEFAULT_UTILIZATION = 0.92
-_LEAST_TOKENS = 256
+_LEAST_TOKENS, _LEAST_SHARE, _MARGIN = 256, 0.1, 0.02
+_FREE = re.compile(r"\(([0-9.]+)/([0-9.]*[1-9][0-9.]*) GiB\) on startup")
 
 
 def default_max_num_seqs(kind: str, *, on_gpu: bool) -> int:
@@ -18,20 +21,26 @@ def default_max_num_seqs(kind: str, *, on_gpu: bool) -> int:
     return {"transformers": 16, "vllm": 256 if on_gpu else 64}.get(kind, 64)
 
 
-def ladder(spec: EngineSpec, shortage: Shortage) -> tuple[dict[str, Any], ...]:
-    """What each rung lays over the speed settings: fewer requests at once, then smaller batches, then another share.
+def rung_below(spec: EngineSpec, settings: Mapping[str, Any], shortage: Shortage, seen: str) -> dict[str, Any] | None:
+    """The one setting that the next rung changes, where `settings` are laid over the speed settings; None on the last.
 
-    For a cache that had no room the last rungs give the engine more of the device, else less.
+    For memory: fewer requests at once, then smaller batches, then less of the device. For a cache that had no room
+    first more of the device. For a share that others have, `seen` telling what they left: less of the device alone.
     """
-    seqs = [{"max_num_seqs": n} for n in _fewer_requests(spec)]
-    last = seqs[-1] if seqs else {}
+    requests = ("max_num_seqs", _fewer_requests(spec))
     if spec.kind in ("transformers", "openai"):
-        return tuple(seqs)
-    least = int(last.get("max_num_seqs", _max_num_seqs(spec)))
-    tokens = [{**last, "max_num_batched_tokens": n} for n in _smaller_batches(spec, least)]
-    last = tokens[-1] if tokens else last
-    shares = _shares(spec.speed, shortage) if spec.on_gpu else []
-    return (*seqs, *tokens, *({**last, "gpu_memory_utilization": share} for share in shares))
+        steps = [requests]
+    else:
+        num_seqs = int(settings.get("max_num_seqs", _max_num_seqs(spec)))
+        batches = ("max_num_batched_tokens", _smaller_batches(spec, num_seqs))
+        share = ("gpu_memory_utilization", _shares(spec, settings, shortage, seen) if spec.on_gpu else [])
+        orders = {"memory": [requests, batches, share], "cache": [share, requests, batches], "share": [share]}
+        steps = orders[shortage]
+    for name, values in steps:
+        for value in values:
+            if name not in settings or value < settings[name]:
+                return {name: value}
+    return None
 
 
 def shown(settings: Mapping[str, Any]) -> str:
@@ -70,7 +79,16 @@ def _smaller_batches(spec: EngineSpec, max_num_seqs: int) -> list[int]:
     return sorted({n for n in (most // 4, most // 16) if n >= floor}, reverse=True)
 
 
-def _shares(speed: Mapping[str, Any], shortage: Shortage) -> list[float]:
-    share = float(speed.get("gpu_memory_utilization", DEFAULT_UTILIZATION))
-    steps = (0.04, 0.07) if shortage == "cache" else (-0.1, -0.2)
-    return [round(share + step, 2) for step in steps if 0.3 <= share + step <= 0.98]
+def _shares(spec: EngineSpec, settings: Mapping[str, Any], shortage: Shortage, seen: str) -> list[float]:
+    """Shares of the device to try: more for a cache, once; what is free where others have it; else steps of a tenth."""
+    begun = float(spec.speed.get("gpu_memory_utilization", DEFAULT_UTILIZATION))
+    now = float(settings.get("gpu_memory_utilization", begun))
+    if shortage == "cache":
+        more = round(begun + 0.04, 2)
+        return [more] if "gpu_memory_utilization" not in settings and more <= 0.98 else []
+    if shortage == "share":
+        free = _FREE.search(seen)
+        left = float(free[1]) / float(free[2]) - _MARGIN if free else now - 0.1
+        less = math.floor(100 * min(left, now - _MARGIN)) / 100
+        return [less] if less >= _LEAST_SHARE else []
+    return [less for step in (0.1, 0.2) if (less := round(begun - step, 2)) >= 0.3]

@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from semievol_ray.engines.base import Completion, EngineSpec, Request, RequestFailedError, ScoreRequest
@@ -15,6 +16,7 @@ from semievol_ray.errors import ConfigError, MissingExtraError, UserError
 from semievol_ray.methodconfig import EndpointConfig
 
 MOST_DELAY_SECONDS = 60.0
+BEAT_SECONDS = 1.0
 _AGAIN = frozenset({408, 409, 425, 429})
 _ROW = frozenset({400, 413, 422})
 """Statuses about one request, a prompt that is too long say; other refusals would meet every request."""
@@ -24,17 +26,21 @@ class OpenAIGenerator:
     """Asks an endpoint, `max_concurrency` requests at once, no faster than `requests_per_minute`; retries included.
 
     Whatever still fails after `max_retries` is that request's RequestFailedError. A refusal that every request would
-    meet (401, 403, 404 ...) is a ConfigError. `first_delay_seconds` doubles with each retry of a request.
+    meet (401, 403, 404 ...) is a ConfigError. `first_delay_seconds` doubles with each retry of a request. `beat` is
+    called while it waits on purpose, which may be an hour where a server asks for that.
     """
 
     tokenizer = None
 
-    def __init__(self, spec: EngineSpec, first_delay_seconds: float = 1.0) -> None:
+    def __init__(
+        self, spec: EngineSpec, beat: Callable[[], None] = lambda: None, first_delay_seconds: float = 1.0
+    ) -> None:
         try:
             import httpx
         except ImportError as error:
             raise MissingExtraError("endpoints need httpx: pip install 'semievol-ray[cpu]'") from error
         assert spec.endpoint is not None
+        self._beat = beat
         self._endpoint, self._model, self._first_delay = spec.endpoint, spec.model, first_delay_seconds
         self.max_num_seqs = spec.endpoint.max_concurrency
         self._slots, self._pace = asyncio.Semaphore(self.max_num_seqs), _Pace(spec.endpoint.requests_per_minute)
@@ -57,7 +63,7 @@ class OpenAIGenerator:
                     if num_failed > self._endpoint.max_retries:
                         reason = f"{self._shown_url}: {failure}, the last of {num_failed} tries"
                         raise RequestFailedError(reason) from None
-                    await asyncio.sleep(self._delay(num_failed, failure.retry_after))
+                    await self._wait(self._delay(num_failed, failure.retry_after))
 
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:  # noqa: ARG002
         raise UserError(f"{self._shown_url}: an endpoint scores no answers; only the student does, by its own engine")
@@ -66,7 +72,7 @@ class OpenAIGenerator:
         import httpx
 
         body = self._body(request)
-        await self._pace.turn()
+        await self._wait(self._pace.turn())
         try:
             async with asyncio.timeout(self._endpoint.timeout_seconds):
                 response = await self._client.post(self._url, json=body)
@@ -127,6 +133,12 @@ class OpenAIGenerator:
             return grown * random.uniform(0.5, 1)
         return retry_after + random.uniform(0, self._first_delay)  # not all at the same moment
 
+    async def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._beat()
+            await asyncio.sleep(min(left, BEAT_SECONDS))
+
     def close(self) -> None:
         try:
             loop = asyncio.get_running_loop()
@@ -142,11 +154,12 @@ class _Pace:
         self._gap_seconds = 60 / per_minute if per_minute else 0.0
         self._next = 0.0
 
-    async def turn(self) -> None:
+    def turn(self) -> float:
+        """Seconds until the request that asks now may leave."""
         now = time.monotonic()
         at = max(now, self._next)
         self._next = at + self._gap_seconds
-        await asyncio.sleep(at - now)
+        return at - now
 
     def hold(self, seconds: float) -> None:
         """Let no request leave for so long."""

@@ -1,6 +1,7 @@
 """EngineSpec -> a running `Generator`; the one place that chooses an engine class.
 
-Invariant: a merged model exists on disk only while it is being loaded; its path is that of the one before it.
+Invariant: a merged model exists on disk only while it is being loaded, once a machine; its path is that of the one
+before it.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from semievol_ray import folders
 from semievol_ray.engines.base import EngineSpec, Generator
 from semievol_ray.engines.prefixes import Add, ignored
 from semievol_ray.engines.references import local_weights
-from semievol_ray.engines.slots import slot
+from semievol_ray.engines.slots import shared_slot, slot
 
 
 def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None, on_prefixes: Add = ignored) -> Generator:
-    """Start the engine of a spec; takes seconds to minutes. Adapters to merge are merged first;
-    a whole model that was fine-tuned stands in its base's place.
+    """Start the engine of a spec; takes seconds to minutes. Adapters to merge are merged first, once a machine for
+    engines that start together; a whole model that was fine-tuned stands in its base's place.
 
     `beat` is called as the engine computes, where it can tell: a sign of life between two answers. `on_prefixes` hears
     of the engine's prefix cache, where it has one.
@@ -24,15 +25,17 @@ def open_generator(spec: EngineSpec, beat: Callable[[], None] = lambda: None, on
     spec = _brought_here(spec)
     if spec.merged is None or spec.kind == "scripted":
         return _open(spec, beat, on_prefixes)
-    from semievol_ray.engines.adapters import is_whole_model, merge
+    from semievol_ray.engines.adapters import adapter_digest, is_whole_model, merge
 
     if is_whole_model(spec.merged):
         with slot() as folder:
             model = Path(folder, "model")
             model.symlink_to(spec.merged, target_is_directory=True)
             return _open(replace(spec, model_path=str(model)), beat, on_prefixes)
-    with slot() as folder:
-        merge(spec.model_path, spec.merged, spec.dtype, folder)
+    base, adapter = spec.model_path, spec.merged
+    with shared_slot(
+        f"{base}\n{adapter_digest(adapter)}\n{spec.dtype}", lambda folder: merge(base, adapter, spec.dtype, folder)
+    ) as folder:
         return _open(replace(spec, model_path=folder), beat, on_prefixes)
 
 
@@ -63,4 +66,4 @@ def _open(spec: EngineSpec, beat: Callable[[], None], on_prefixes: Add) -> Gener
         case "openai":
             from semievol_ray.engines.openai import OpenAIGenerator
 
-            return OpenAIGenerator(spec)
+            return OpenAIGenerator(spec, beat)

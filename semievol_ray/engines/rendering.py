@@ -60,10 +60,39 @@ def token_spans(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> li
     if "".join(pieces) == text:
         ends = [0, *accumulate(len(piece) for piece in pieces)]
         return list(pairwise(ends))
-    prefixes = [tokenizer.decode(list(token_ids[:n]), skip_special_tokens=True) for n in range(len(token_ids) + 1)]
-    whole = [min(len(p.rstrip("\ufffd")), len(text)) for p in prefixes]
-    begun = [min(n + p.endswith("\ufffd"), len(text)) for n, p in zip(whole, prefixes, strict=True)]
-    return list(zip(whole, begun[1:], strict=False))
+    first, behind = _progress(tokenizer, token_ids, text)
+    starts = [first, *(whole for whole, _ in behind)]
+    return [(start, begun) for start, (_, begun) in zip(starts, behind, strict=False)]
+
+
+def _progress(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> tuple[int, list[tuple[int, int]]]:
+    """Where the tokens begin in the text, and behind each token how far its characters are whole, and begun.
+
+    Decoders of SentencePiece drop the blank that the first token begins with, which a text that was streamed behind its
+    prompt has. Each token is decoded with the one before it, so that the time is linear.
+    """
+
+    def decoded(first: int, last: int) -> str:
+        return tokenizer.decode(list(token_ids[first:last]), skip_special_tokens=True)
+
+    begin = at = _where(decoded(0, len(token_ids)), text)
+    first = last = 0
+    known, found = "", list[tuple[int, int]]()
+    for n in range(1, len(token_ids) + 1):
+        piece = decoded(first, n)
+        whole = at + len(piece.rstrip("\ufffd")) - len(known)
+        found.append((min(whole, len(text)), min(whole + piece.endswith("\ufffd"), len(text))))
+        if len(piece) > len(known) and not piece.endswith("\ufffd"):
+            at, first, last = whole, last, n
+            known = decoded(first, last)
+    return begin, found
+
+
+def _where(decoded: str, text: str) -> int:
+    """How many of its first blanks a text has more than what its tokens decode to."""
+    num_blanks = len(text) - len(text.lstrip(" "))
+    either = ((at, min(len(decoded), len(text) - at)) for at in range(num_blanks + 1))
+    return next((at for at, num in either if text[at : at + num] == decoded[:num]), 0)
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:
@@ -73,10 +102,9 @@ def before_stop(text: str, stop: Sequence[str]) -> str:
 
 def num_tokens_of(tokenizer: Tokenizer, token_ids: Sequence[int], text: str) -> int:
     """How many of the tokens it takes to write `text`, with which what they decode to begins."""
-    num = len(token_ids)
-    while num and len(tokenizer.decode(list(token_ids[: num - 1]), skip_special_tokens=True)) >= len(text):
-        num -= 1
-    return num
+    _, behind = _progress(tokenizer, token_ids, text)
+    needed = (n for n, (whole, _) in enumerate(behind, 1) if whole >= len(text))
+    return next(needed, len(token_ids)) if text else 0
 
 
 def _render(

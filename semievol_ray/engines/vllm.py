@@ -4,6 +4,7 @@ Invariant: log-probabilities are raw, generation defaults of the model folder ar
 adapter rows where that is silently wrong. Prompt log-probabilities are never asked for.
 """
 
+import asyncio
 import itertools
 import math
 import os
@@ -20,11 +21,15 @@ from semievol_ray.engines.base import (
     Tokenizer,
 )
 from semievol_ray.engines.enginestats import stat_loggers
+from semievol_ray.engines.faults import described
 from semievol_ray.engines.inprocess import InProcessEngine
 from semievol_ray.engines.prefixes import Add, ignored
 from semievol_ray.engines.rendering import end_of_turn_id, load_tokenizer, num_tokens_of
 from semievol_ray.engines.together import Together
 from semievol_ray.errors import EngineDiedError, MissingExtraError
+
+MOST_TOKENS_ASKED = 64
+"""Log-probabilities asked of vLLM in one request, which allows 128."""
 
 
 def cpu_cache_bytes() -> int:
@@ -45,7 +50,7 @@ class VllmGenerator:
         self._loras = {name: (i, path) for i, (name, path) in enumerate(spec.adapters.items(), start=1)}
         self._merged = spec.merged is not None
         self._ids = itertools.count()
-        self._together = Together(self._completions)
+        self._together, self._scores = Together(self._completions), Together(self._next_logprobs)
 
     @property
     def client(self) -> Any:
@@ -63,10 +68,11 @@ class VllmGenerator:
             await self._engine.check_health()
 
     async def generate(self, request: Request) -> Completion:
-        return await self._together.ask(request)
+        return await self._together.ask(request, None)
 
-    async def _completions(self, request: Request, num: int) -> list[Completion]:
-        """`num` answers to one prompt, each drawn by itself; greedy ones are all the same."""
+    async def _completions(self, request: Request, askers: Sequence[None]) -> list[Completion]:
+        """Answers to one prompt, each drawn by itself; greedy ones are all the same."""
+        num = len(askers)
         num_drawn = num if request.sampling.temperature > 0 else 1
         params = _sampling_params(request.sampling, self._end_of_turn, num_drawn)
         outputs = await self._outputs(request.prompt_ids, params, request.adapter)
@@ -75,18 +81,37 @@ class VllmGenerator:
     async def score(self, request: ScoreRequest) -> tuple[float, ...]:
         """The answer is sampled, each token from that token alone, so that its prompt comes from the prefix cache.
 
+        Scores of one prompt that are asked at once share a request for each beginning that their answers share.
         Not vLLM's prompt_logprobs: that reads no prefix cache, holds logits for every position of the prompt, and
         with LoRA on the CPU ends the engine as soon as a batch holds two requests (vLLM 0.32).
         """
-        logprobs: list[float] = []
-        for i, token in enumerate(request.answer_ids):
-            ids = [*request.prompt_ids, *request.answer_ids[:i]]
-            (output,) = await self._outputs(ids, _forced(token), request.adapter)
-            logprobs.append(output.logprobs[0][token].logprob)
-        return tuple(logprobs)
+        prompt, answer = request.prompt_ids, request.answer_ids
+        behind = [(prompt + answer[:i], request.adapter) for i in range(len(answer))]
+        asked = zip(behind, answer, strict=True)
+        return tuple(await asyncio.gather(*(self._scores.ask(question, token) for question, token in asked)))
+
+    async def _next_logprobs(self, question: tuple[tuple[int, ...], str | None], tokens: Sequence[int]) -> list[float]:
+        """log P of each of these tokens as the one that comes next."""
+        different = list(dict.fromkeys(tokens))
+        told = await self._told(question, different, MOST_TOKENS_ASKED if _tells_of_tokens() else 1)
+        # where it speculates, vLLM tells of the sampled token alone
+        told |= await self._told(question, [token for token in different if token not in told], 1)
+        return [told[token] for token in tokens]
+
+    async def _told(
+        self, question: tuple[tuple[int, ...], str | None], tokens: Sequence[int], width: int
+    ) -> dict[int, float]:
+        """What vLLM tells of the next token when asked for `width` of these in a request."""
+        asked = [tokens[i : i + width] for i in range(0, len(tokens), width)]
+        found = await asyncio.gather(*(self._outputs(question[0], _forced(some), question[1]) for some in asked))
+        return {token: one.logprob for (output,) in found for token, one in output.logprobs[0].items()}
 
     async def _outputs(self, prompt_ids: Sequence[int], params: Any, adapter: str | None) -> list[Any]:
-        """vLLM's CompletionOutputs for one prompt. Raises EngineDiedError when the engine is gone."""
+        """vLLM's CompletionOutputs for one prompt. Raises EngineDiedError when the engine is gone.
+
+        vLLM says EngineGenerateError of one request that failed, and of every request when what hands out its answers
+        has ended; then it counts itself as `errored`.
+        """
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -98,7 +123,9 @@ class VllmGenerator:
                 final = output
         except EngineDeadError as error:
             raise EngineDiedError(f"the vLLM engine died: {error}") from error
-        except (ValueError, EngineGenerateError) as error:  # what vLLM refuses, or fails at, in this request alone
+        except (*_refusals(), EngineGenerateError) as error:
+            if isinstance(error, EngineGenerateError) and getattr(self._engine, "errored", False):
+                raise EngineDiedError(f"the vLLM engine gives no more answers: {described(error)}") from error
             raise RequestFailedError(f"vLLM did not answer this request: {type(error).__name__}: {error}") from error
         assert final is not None
         return list(final.outputs)
@@ -114,6 +141,13 @@ class VllmGenerator:
     def close(self) -> None:
         self._engine.shutdown()
         del self._engine  # else AsyncLLM's destructor complains at the interpreter's end
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises of a request that it does not take: ValueError, or an error of its own (vLLM 0.32)."""
+    from vllm import exceptions
+
+    return (ValueError, getattr(exceptions, "VLLMValidationError", ValueError))
 
 
 def _engine(spec: EngineSpec, arguments: dict[str, Any], beat: Callable[[], None], on_prefixes: Add) -> Any:
@@ -218,18 +252,26 @@ def _sampling_params(sampling: Sampling, end_of_turn: int, num: int) -> Any:
     )
 
 
-def _forced(token: int) -> Any:
-    """Parameters under which the next token can only be `token`; its log-probability is that before the mask."""
+def _tells_of_tokens() -> bool:
+    """Whether vLLM can be asked for the log-probabilities of tokens that it does not sample (0.32 can)."""
+    from vllm import SamplingParams
+
+    return hasattr(SamplingParams, "logprob_token_ids")
+
+
+def _forced(tokens: Sequence[int]) -> Any:
+    """Parameters under which the next token can only be the first of these; log-probabilities are before the mask."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    told: dict[str, Any] = {"logprob_token_ids": list(tokens)} if len(tokens) > 1 else {"logprobs": 0}
     return SamplingParams(
         temperature=0.0,
         max_tokens=1,
-        allowed_token_ids=[token],
-        logprobs=0,
+        allowed_token_ids=list(tokens[:1]),
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        **told,
     )
 
 

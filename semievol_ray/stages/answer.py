@@ -14,11 +14,12 @@ from semievol_ray.engines.base import Sampling
 from semievol_ray.listing import PART_SUFFIX
 from semievol_ray.methodconfig import CollaboratorConfig, EndpointConfig
 from semievol_ray.runs import Step, read_steps
+from semievol_ray.stages.beside import side_by_side
 from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.counting import counted
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.evaluate import accuracy_metrics
-from semievol_ray.stages.groups import Wanted, engine_groups, packed, run_group
+from semievol_ray.stages.groups import Wanted, beside_others, engine_groups, justifies, packed, run_group
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.packing import packing_lines
 from semievol_ray.stages.predict import PredictJob
@@ -75,14 +76,26 @@ def drafts_of(context: Context, fold: Asked, warm: Warm | None) -> list[Wanted]:
 
 
 def answer(context: Context, name: str, wanted: Sequence[Wanted]) -> None:
-    """Run the sessions that bring every wanted step to its commit."""
+    """Run the sessions that bring every wanted step to its commit; endpoints are asked while engines draft."""
     groups = engine_groups(wanted)
-    for line in packing_lines(packed(context, name, groups), context.resources) if groups else []:
+    for line in packing_lines(packed(context, name, groups), context.resources_now()) if groups else []:
         context.progress.say(line)
-    for group in groups:
-        run_group(context, name, group)
+    beside = beside_others(groups)
+    if beside:
+        before = [group for group in groups if group not in beside and not justifies(group)]
+        side_by_side(
+            lambda: _run(context, name, before),
+            lambda: _run(context, name, beside, beside=True),
+        )
+        groups = [group for group in groups if justifies(group)]
+    _run(context, name, groups)
     for item in wanted:
         _commit(context, item)
+
+
+def _run(context: Context, name: str, groups: Sequence[Sequence[Wanted]], *, beside: bool = False) -> None:
+    for group in groups:
+        run_group(context, name, group, beside=beside)
 
 
 def evaluation(context: Context, name: str, test: Step, adapter: Adapter | None) -> Wanted:

@@ -7,6 +7,7 @@ here.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, prompt_id
 from semievol_ray.errors import UserError
 from semievol_ray.tasks import Task
 
+_end_of_turn_id = lru_cache(maxsize=4)(end_of_turn_id)
+"""Of a tokenizer, which is one a process: the template is rendered for it once."""
 Row = dict[str, Any]
 T = TypeVar("T")
 
@@ -78,22 +81,30 @@ class Asker:
     async def score(
         self, messages: Sequence[Message], answer: str, adapter: str | None, *, end_of_turn: bool
     ) -> tuple[float, ...] | None:
-        """log P of each token of the rendered canonical `answer` (and of the end-of-turn token) after the messages.
+        """See `scores`, of one answer."""
+        found = await self.scores(messages, [answer], adapter, end_of_turn=end_of_turn)
+        return None if found is None else found[0]
 
-        Teacher-forced, raw, in nats, from the ids a training example of this answer has; None when they do not fit the
-        model, or the engine gave this answer up.
+    async def scores(
+        self, messages: Sequence[Message], answers: Sequence[str], adapter: str | None, *, end_of_turn: bool
+    ) -> list[tuple[float, ...]] | None:
+        """log P of each token of each rendered canonical answer (and of the end-of-turn token) after the messages.
+
+        Teacher-forced, raw, in nats, from the ids a training example of this answer has; None when one does not fit the
+        model, or the engine gave one up.
         """
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
             raise UserError("an endpoint scores no answers; confidence is the student's, answered by its own engine")
-        asked = prompt_ids(tokenizer, messages, self.template_date)
-        end = end_of_turn_id(tokenizer, self.template_date)
-        forced = answer_ids(tokenizer, self.task.render_answer(answer), end)
-        forced = forced if end_of_turn else forced[:-1]
-        if len(asked) + len(forced) > self.max_model_len:
+        asked = tuple(prompt_ids(tokenizer, messages, self.template_date))
+        end = _end_of_turn_id(tokenizer, self.template_date)
+        whole = [tuple(answer_ids(tokenizer, self.task.render_answer(answer), end)) for answer in answers]
+        forced = whole if end_of_turn else [ids[:-1] for ids in whole]
+        if len(asked) + max(map(len, forced)) > self.max_model_len:
             return None
+        requests = [ScoreRequest(asked, ids, adapter) for ids in forced]
         try:
-            return await self._held(self.engine.score(ScoreRequest(tuple(asked), tuple(forced), adapter)))
+            return list(await asyncio.gather(*(self._held(self.engine.score(request)) for request in requests)))
         except RequestFailedError:
             return None
 

@@ -16,7 +16,7 @@ from semievol_ray.engines.adapters import LARGEST_RANK, adapter_settings, only_m
 from semievol_ray.engines.embed import HASH
 from semievol_ray.engines.models import ResolvedModel, resolve_model
 from semievol_ray.errors import PlacementError
-from semievol_ray.placement import Resources, cluster_resources
+from semievol_ray.placement import Resources, cluster_resources, standing
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.cluster import connected
@@ -53,6 +53,7 @@ class Context:
         self.trackers = trackers or Trackers([])
         self._preflight = preflight
         self.until = until
+        self._joined = False
 
     @cached_property
     def resources(self) -> Resources:
@@ -61,7 +62,13 @@ class Context:
         self._closing.enter_context(connected(self.config.speed.address, self.run.log_path))
         if self._preflight:
             self._preflight(self)
+        self._joined = True
         return cluster_resources()
+
+    def resources_now(self) -> Resources:
+        """The cluster as it stands before another pool: machines may have joined since `resources` was looked up."""
+        first = self.resources
+        return standing(first, cluster_resources()) if self._joined else first
 
     @property
     def deadline(self) -> float | None:

@@ -17,7 +17,7 @@ from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.openai import MOST_DELAY_SECONDS
 from semievol_ray.errors import DeadlineReached
 from semievol_ray.methodconfig import EndpointConfig
-from semievol_ray.placement import Replicas, place
+from semievol_ray.placement import Replicas, place, with_work
 from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
@@ -27,12 +27,12 @@ from semievol_ray.stages.pace import engine_start_seconds
 from semievol_ray.stages.packing import PackedGroup, rate_before
 from semievol_ray.stages.patience import Patience
 from semievol_ray.stages.predict import PredictJob
-from semievol_ray.stages.session import run_session
+from semievol_ray.stages.session import in_flight, run_session
 from semievol_ray.stages.supervision import Heard
 from semievol_ray.stages.watching import Watched
 
-ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=1.0, gpus_each=0.0, num_threads=1)
-"""An endpoint needs one actor, which only waits."""
+ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=0.0, gpus_each=0.0, num_threads=1)
+"""An endpoint needs one actor, which only waits: it fits beside engines that have every CPU."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,33 @@ def engine_groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
         merged = item.adapter.digest if item.adapter and numerics["adapter_serving"] == "merged" else ""
         where = item.endpoint.url if item.endpoint else merged
         groups.setdefault((item.model, where, json.dumps(numerics, sort_keys=True)), []).append(item)
-    justifies = {key: any(isinstance(i.job, JustifyJob) for i in group) for key, group in groups.items()}
-    return [groups[key] for key in sorted(groups, key=lambda key: justifies[key])]
+    return sorted(groups.values(), key=justifies)
 
 
-def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
-    """Answer every missing part of the jobs of one group. Raises DeadlineReached with parts left."""
+def justifies(group: Sequence[Wanted]) -> bool:
+    """Whether a group reads what the others draft."""
+    return any(isinstance(item.job, JustifyJob) for item in group)
+
+
+def beside_others(groups: Sequence[list[Wanted]]) -> list[list[Wanted]]:
+    """The groups behind endpoints, where engines of the cluster draft at the same time; else none."""
+    far = [group for group in groups if group[0].endpoint]
+    near = [group for group in groups if not group[0].endpoint and not justifies(group)]
+    return far if near else []
+
+
+def run_group(context: Context, name: str, group: Sequence[Wanted], *, beside: bool = False) -> None:
+    """Answer every missing part of the jobs of one group; `beside` another, whose live line stands.
+
+    Raises DeadlineReached with parts left.
+    """
     if context.until:
         start = engine_start_seconds(read_events(context.run.root))
         context.until.require(f"the start of the engine of {name}", start)
     for adapter in {item.adapter for item in group if item.adapter}:
         refuse_changed(adapter)
-    replicas = _pool(context, group)
+    session, replicas = _placed(context, name, group)
     require_device(group[0].job.step, on_gpu=replicas.gpus_each > 0)
-    session = _session(context, name, group, replicas)
     rows = {job.step.name: _source(job).num_rows() for job in session.jobs}
     left = sum(_source(job).num_rows(job.step.missing_parts()) for job in session.jobs)
     watched = {name: Watched(context, name, num) for name, num in rows.items()}
@@ -86,7 +99,8 @@ def run_group(context: Context, name: str, group: Sequence[Wanted]) -> None:
         jobs=[j.step.name for j in session.jobs],
         num_parts=len(missing(session)),
     )
-    with context.progress.step(session.name, left, "answers") as bar:
+    follow = context.progress.slow if beside else context.progress.step
+    with follow(session.name, left, "answers") as bar:
         run_session(
             session,
             replicas,
@@ -131,27 +145,41 @@ def _session(context: Context, name: str, group: Sequence[Wanted], replicas: Rep
         core=config.speed.engine_core,
     )
     jobs = sequence([item.job for item in group])
-    rows = max(_source(job).num_rows(job.step.parts[:1]) for job in jobs)
+    rows = max(map(_mean_rows, jobs))
     end, called = context.deadline, _name(context, name, group)
     return Session(called, spec, context.task, config.numerics.template_date, jobs, max(rows, 1), end)
 
 
-def packed(context: Context, name: str, groups: Sequence[Sequence[Wanted]]) -> list[PackedGroup]:
+def _mean_rows(job: Job) -> int:
+    """Rows of a missing part on average: the last may be short, and so may be what an earlier attempt left."""
+    left = job.step.missing_parts()
+    return round(_source(job).num_rows(left) / max(len(left), 1))
+
+
+def packed(context: Context, name: str, groups: Sequence[list[Wanted]]) -> list[PackedGroup]:
     """What there is to say of these groups before the first of them starts; nothing where there is none."""
+    beside = beside_others(groups)
     events = read_events(context.run.root) if groups else []
     return [
         PackedGroup(
             _name(context, name, group),
-            _pool(context, group),
+            _placed(context, name, group)[1],
             sum(_source(item.job).num_rows(item.job.step.missing_parts()) for item in group),
             rate_before(events, [item.job.step.name for item in group]),
+            beside=group in beside,
         )
         for group in groups
     ]
 
 
-def _pool(context: Context, group: Sequence[Wanted]) -> Replicas:
-    return ENDPOINT_REPLICAS if group[0].endpoint else place(context.config.speed, context.resources)
+def _placed(context: Context, name: str, group: Sequence[Wanted]) -> tuple[Session, Replicas]:
+    """A group's session and its pool: no engine is started for which the others leave no part."""
+    if group[0].endpoint:
+        return _session(context, name, group, ENDPOINT_REPLICAS), ENDPOINT_REPLICAS
+    speed = context.config.speed
+    replicas = place(speed, context.resources_now())
+    session = _session(context, name, group, replicas)
+    return session, with_work(speed, replicas, -(-len(missing(session)) // in_flight(session)))
 
 
 def _name(context: Context, name: str, group: Sequence[Wanted]) -> str:

@@ -58,14 +58,14 @@ class RefusingAsker(Asker):
     ) -> Row:
         return failed("given up") | {"num_demonstrations": 0}
 
-    async def score(
+    async def scores(
         self,
         messages: Sequence[Message],  # noqa: ARG002
-        answer: str,  # noqa: ARG002
+        answers: Sequence[str],  # noqa: ARG002
         adapter: str | None,  # noqa: ARG002
         *,
         end_of_turn: bool,  # noqa: ARG002
-    ) -> tuple[float, ...] | None:
+    ) -> list[tuple[float, ...]] | None:
         return None
 
 

@@ -148,13 +148,8 @@ async def _confidence(job: Manner, row: Row, vote: Vote, reply: Row, label: str,
 async def _posterior(job: Manner, row: Row, label: str, asker: Asker) -> float | None:
     """-log of the kept answer's share of the probability of all candidates' rendered texts, end of turn included."""
     candidates = candidates_of(asker.task, row["options"])
-    messages, totals = _plain(row, asker.task), []
-    for candidate in candidates:
-        logprobs = await asker.score(messages, candidate, job.adapter, end_of_turn=True)
-        if logprobs is None:
-            return None
-        totals.append(sum(logprobs))
-    return answer_posterior(totals, candidates.index(label))
+    scores = await asker.scores(_plain(row, asker.task), candidates, job.adapter, end_of_turn=True)
+    return None if scores is None else answer_posterior([sum(logprobs) for logprobs in scores], candidates.index(label))
 
 
 def candidates_of(task: Task, options: Sequence[str] | None) -> list[str]:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from semievol_ray.engines.base import EngineSpec, Generator
-from semievol_ray.engines.faults import log_marks, reason, said_since, shortage
+from semievol_ray.engines.faults import Shortage, log_marks, reason, said_since, shortage
 from semievol_ray.engines.guarded import GuardedGenerator
 from semievol_ray.engines.ladder import exhausted
 from semievol_ray.engines.opening import open_generator
@@ -47,7 +47,7 @@ class Life:
         self.pulse = Heartbeat(read=patience is not None)
         self.prefixes = Prefixes()
         self._departure = Departure(patience.grace_seconds if patience else 0.0, self._num_in_hand, self._leave)
-        self._rung = notices.rung(self.board)
+        self._rung, self._own = notices.rung(self.board), notices.rung(self.board, node)
         self._marks = log_marks()
         self._failed: SemievolError | None = None
         self._never = (
@@ -83,7 +83,7 @@ class Life:
         """Note how the attempts ended and end the process; Ray starts another, which is given the parts again."""
         seen = reason(error, said_since(self._marks))
         short = shortage(seen)
-        steps_down = short is not None and notices.step_down(self.board, self._spec(), self._rung, short, seen)
+        steps_down = short is not None and self._steps_down(short, seen)
         for ticket in self.pulse.tickets:
             ledger.end(ticket, "memory" if steps_down else "engine", seen)
         self._tell("engine_out_of_memory" if steps_down else "engine_died", seen)
@@ -97,7 +97,7 @@ class Life:
         spec = self._spec()
         # the process too: Ray starts an actor that ended again under its name, and a stream is not to be drawn twice
         seed = random.Random(f"{spec.seed}/{self._session.name}/{self.replica}/{os.getpid()}").randrange(2**31)
-        speed = {**spec.speed, **self._rung.settings}
+        speed = {**spec.speed, **self._settings()}
         try:
             engine = open_generator(replace(spec, seed=seed, speed=speed), self.pulse.beat, self.prefixes.add)
         except EngineDiedError as error:
@@ -112,18 +112,35 @@ class Life:
 
     def _start_failed(self, error: Exception) -> None:
         seen = reason(error, said_since(self._marks))
-        if short := shortage(seen):
-            if notices.step_down(self.board, self._spec(), self._rung, short, seen):
-                self._tell("engine_out_of_memory", seen)
-                self._quit(error)
-            self._failed = RunStopped(exhausted(self._spec(), self._rung.settings, seen))
-        elif isinstance(error, _CERTAIN):
+        short = shortage(seen)
+        if short and self._steps_down(short, seen):
+            self._tell("engine_out_of_memory", seen)
+            self._quit(error)
+        elif short and not self._is_own(short):
+            self._failed = RunStopped(exhausted(self._spec(), self._settings(), seen))
+        elif not short and isinstance(error, _CERTAIN):
             self._failed = RunStopped(f"the engine of {self._session.name} does not start: {seen}")
             self._failed.__cause__ = error
         else:
             self._tell("engine_start_failed", seen)
             time.sleep(AGAIN_SECONDS)
             self._quit(error)
+
+    def _steps_down(self, short: Shortage, seen: str) -> bool:
+        """Whether there is a rung below: this machine's own once others use its devices, else the session's."""
+        if not self._is_own(short):
+            return notices.step_down(self.board, self._spec(), self._rung, short, seen)
+        spec = self._spec()
+        spec = replace(spec, speed={**spec.speed, **self._rung.settings})
+        return notices.step_down(self.board, spec, self._own, short, seen)
+
+    def _is_own(self, short: Shortage) -> bool:
+        return short == "share" or self._own.number > 0
+
+    def _settings(self) -> dict[str, Any]:
+        """What goes over the speed settings: the session's rung and this machine's own, of either what is less."""
+        both = (self._rung.settings, self._own.settings)
+        return {name: min(of[name] for of in both if name in of) for name in {**both[0], **both[1]}}
 
     def _spec(self) -> EngineSpec:
         return self._session.spec

@@ -12,12 +12,12 @@ from typing import Any
 from semievol_ray import storage
 from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.faults import Shortage
-from semievol_ray.engines.ladder import ladder
+from semievol_ray.engines.ladder import rung_below
 from semievol_ray.methodconfig import slug
 from semievol_ray.records import now, read_json
 from semievol_ray.stages.jobs import Session
 
-_NOTICE, _RUNG = "notice-", "rung-"
+_NOTICE, _RUNG, _OWN = "notice-", "rung-", "node-"
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,15 @@ class Board:
 
 @dataclass(frozen=True)
 class Rung:
-    """How far down the memory ladder a session stands; 0 is what was configured. `settings` go over the speed's."""
+    """How far down the memory ladder a session stands; 0 is what was configured. `settings` go over the speed's.
+
+    `node`: how far the engines of one machine alone do, whose devices others use.
+    """
 
     number: int
     settings: Mapping[str, Any]
     seen: str = ""
+    node: str = ""
 
 
 def board_of(session: Session) -> Board:
@@ -66,10 +70,10 @@ def notices(board: Board, known: set[str]) -> list[dict[str, Any]]:
     return [notice for notice in found if notice["fence"] == board.fence]
 
 
-def rung(board: Board) -> Rung:
-    """The lowest rung that an engine of this session reached."""
-    names = [name for name in storage.names(board.folder, ".json") if name.startswith(_RUNG)]
-    return Rung(**read_json(f"{board.folder}/{names[-1]}")) if names else Rung(0, {})
+def rung(board: Board, node: str = "") -> Rung:
+    """The lowest rung that an engine of this session, or of it on this node alone, reached."""
+    names = [name for name in storage.names(board.folder, ".json") if name.startswith(_prefix(node))]
+    return Rung(**read_json(f"{board.folder}/{names[-1]}")) if names else Rung(0, {}, node=node)
 
 
 def step_down(board: Board, spec: EngineSpec, at: Rung, shortage: Shortage, seen: str) -> bool:
@@ -77,12 +81,16 @@ def step_down(board: Board, spec: EngineSpec, at: Rung, shortage: Shortage, seen
 
     Engines that run out together take one step: of all who would make the next rung, one does.
     """
-    below = ladder(spec, shortage)
-    if at.number >= len(below):
+    below = rung_below(spec, at.settings, shortage, seen)
+    if below is None:
         return False
-    record = {"number": at.number + 1, "settings": below[at.number], "seen": seen}
-    storage.create(f"{board.folder}/{_RUNG}{at.number + 1:03d}.json", json.dumps(record).encode())
+    record = {"number": at.number + 1, "settings": {**at.settings, **below}, "seen": seen, "node": at.node}
+    storage.create(f"{board.folder}/{_prefix(at.node)}{at.number + 1:03d}.json", json.dumps(record).encode())
     return True
+
+
+def _prefix(node: str) -> str:
+    return f"{_OWN}{node}-" if node else _RUNG
 
 
 def stop(board: Board, why: str) -> None:

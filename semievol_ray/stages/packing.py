@@ -14,12 +14,16 @@ from semievol_ray.placement import Replicas, Resources
 
 @dataclass(frozen=True)
 class PackedGroup:
-    """One engine group: its name, its pool, the answers it still owes, and answers a second of one engine before."""
+    """One engine group: its name, its pool, the answers it still owes, and answers a second of one engine before.
+
+    `beside`: it is asked while engines of the others answer.
+    """
 
     name: str
     replicas: Replicas
     num_answers: int
     rate_each: float | None
+    beside: bool = False
 
 
 def packing_lines(groups: Sequence[PackedGroup], resources: Resources) -> list[str]:
@@ -27,10 +31,11 @@ def packing_lines(groups: Sequence[PackedGroup], resources: Resources) -> list[s
     if not groups:
         return []
     lines = [f"engines: {_group(group, resources)}" for group in groups]
-    seconds = [group.num_answers / (group.rate_each * group.replicas.num) for group in groups if group.rate_each]
     if len(groups) > 1:
-        known = f", about {tables.seconds(sum(seconds))} without starts" if len(seconds) == len(groups) else ""
-        lines.append(f"engines: {len(groups)} groups one after the other, one start each{known}")
+        num_beside = sum(group.beside for group in groups)
+        order = f"{len(groups) - num_beside} groups one after the other, one start each"
+        order += f", and beside them {num_beside} behind endpoints" if num_beside else ""
+        lines.append(f"engines: {order}{_together(groups)}")
     return lines
 
 
@@ -48,6 +53,15 @@ def rate_before(events: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> fl
     return rows / busy if busy > 0 else None
 
 
+def _together(groups: Sequence[PackedGroup]) -> str:
+    """The time of all groups, where every pace is known; what runs beside may take longer than what it runs beside."""
+    if not all(group.rate_each for group in groups):
+        return ""
+    each = [(group.beside, group.num_answers / ((group.rate_each or 1.0) * group.replicas.num)) for group in groups]
+    seconds = max(sum(time for beside, time in each if beside is which) for which in (True, False))
+    return f", about {tables.seconds(seconds)} without starts"
+
+
 def _group(group: PackedGroup, resources: Resources) -> str:
     pool, each = group.replicas, _each(group.replicas)
     most = resources.num_gpus if pool.gpus_each else sum(node.num_cpus for node in resources.nodes)
@@ -57,7 +71,8 @@ def _group(group: PackedGroup, resources: Resources) -> str:
     if group.rate_each:
         whole = group.rate_each * pool.num
         pace = f"about {whole:.3g} answers/s ({group.rate_each:.3g} an engine before)"
-    return f"{group.name}: {pool.num} x {each}, {used:g} of {most:g} {unit}, {group.num_answers:,} answers, {pace}"
+    where = f"{pool.num} x {each}, {used:g} of {most:g} {unit}" if used else "elsewhere"
+    return f"{group.name}: {where}, {group.num_answers:,} answers, {pace}"
 
 
 def _each(pool: Replicas) -> str:

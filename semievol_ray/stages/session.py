@@ -8,6 +8,7 @@ from typing import Any
 
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.placement import Replicas
+from semievol_ray.stages.beside import Overtaking
 from semievol_ray.stages.cluster import streamed
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.jobs import PartReport, Session, missing
@@ -15,6 +16,9 @@ from semievol_ray.stages.notices import board_of
 from semievol_ray.stages.patience import Patience
 from semievol_ray.stages.supervision import Heard, Supervisor
 from semievol_ray.stages.worker import EngineWorker
+
+FULL_POOL = 0.75
+"""The share of its slots that a pool has in use when it is to grow, while parts wait and the cluster has room."""
 
 
 def run_session(
@@ -51,11 +55,12 @@ def _dataset(session: Session, replicas: Replicas, patience: Patience, items: li
     job, so that EngineWorker keeps it for the first part to raise.
     """
     import ray
+    from ray.data.context import AutoscalingConfig
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         EngineWorker,
         fn_constructor_args=(session, patience),
         batch_size=1,
@@ -70,6 +75,10 @@ def _dataset(session: Session, replicas: Replicas, patience: Patience, items: li
         num_gpus=replicas.gpus_each,
         runtime_env=dict(replicas.runtime_env) or None,
     )
+    # An actor has no more parts than it works on, so that the pool's use ends at 1; Ray grows it from 1.75 on.
+    rows.context.autoscaling_config = AutoscalingConfig(actor_pool_util_upscaling_threshold=FULL_POOL)
+    rows.context.custom_execution_callback_classes = [Overtaking]
+    return rows
 
 
 def in_flight(session: Session) -> int:

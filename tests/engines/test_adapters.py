@@ -1,7 +1,10 @@
 """Saved adapters: which are refused, and that merging one changes nothing but where its weights lie."""
 
 import json
+import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +155,33 @@ def test_whole_model_that_was_fine_tuned_is_served_in_its_bases_place(
         request = Request(tuple(range(10, 30)), Sampling(0.0, 8))
         found.append(asyncio.run(open_generator(spec).generate(request)).token_logprobs)
     assert found[0] == found[1] != found[2]
+
+
+def test_engines_that_start_together_merge_their_adapter_once(
+    tiny_llama: Path, tiny_adapters: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from semievol_ray.core.answers import Labels
+    from semievol_ray.engines.base import EngineSpec
+    from semievol_ray.engines.opening import open_generator
+
+    merges: list[str] = []
+
+    def merging(*arguments: str) -> None:
+        merges.append(arguments[-1])
+        merge(*arguments)
+
+    def opened(spec: EngineSpec, *_: object) -> list[str]:
+        time.sleep(0.3)
+        return [spec.model_path, *(path.name for path in Path(spec.model_path).glob("*.safetensors"))]
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("semievol_ray.engines.adapters.merge", merging)
+    monkeypatch.setattr("semievol_ray.engines.opening._open", opened)
+    spec = EngineSpec(
+        "vllm", "t", str(tiny_llama), str(tiny_adapters[0]), {}, "float32", 256, 4, 0, 1, False, Labels(("a", "b"))
+    )
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(open_generator, [spec] * 4))
+    assert found == [[merges[0], "model.safetensors"]] * 4
+    assert len(merges) == 1
+    assert not Path(merges[0]).exists()

@@ -21,7 +21,7 @@ ERROR async_llm.py: vllm.v1.engine.exceptions.EngineDeadError: EngineCore encoun
     [
         (CUDA, "memory"),
         ("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried", "memory"),
-        ("Free memory on device cuda:0 (1/80 GiB) on startup is less than desired GPU memory utilization", "memory"),
+        ("Free memory on device cuda:0 (1/80 GiB) on startup is less than desired GPU memory utilization", "share"),
         ("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`", "cache"),
         ("(3.5 GiB KV cache is needed, which is larger than the available KV cache memory (1.2 GiB).", "cache"),
         ("CUDA error: an illegal memory access was encountered", None),
@@ -68,7 +68,12 @@ class _Failing:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [(RuntimeError(CUDA), EngineDiedError), (RequestFailedError("too long"), RequestFailedError)]
+    ("error", "kind"),
+    [
+        (RuntimeError(CUDA), EngineDiedError),
+        (RequestFailedError("too long"), RequestFailedError),
+        (RequestFailedError(f"http://far: status 500 ({CUDA}), the last of 3 tries"), RequestFailedError),
+    ],
 )
 def test_guarded_engine_beats_and_raises_what_the_error_means(error: Exception, kind: type[Exception]) -> None:
     beats = list[int]()

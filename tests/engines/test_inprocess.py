@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from vllm.exceptions import VLLMValidationError
 
 from semievol_ray.engines.inprocess import InProcessEngine
 from semievol_ray.errors import EngineDiedError
@@ -31,7 +32,7 @@ class Engine:
 
     def add_request(self, request_id: str, prompt: str, params: Any, lora_request: Any = None) -> None:
         if prompt == "no":
-            raise ValueError("refused")
+            raise VLLMValidationError("refused", parameter="prompt")
         self.held[request_id] = [0, f"{prompt}{lora_request or ''}{params}"]
 
     def step(self) -> list[Output]:
@@ -84,7 +85,7 @@ def test_refused_request_is_its_callers_alone(engine: InProcessEngine) -> None:
 
     first, refused, last = asyncio.run(mixed())
     assert (first, last) == ("A!", "B!")
-    assert isinstance(refused, ValueError)
+    assert isinstance(refused, VLLMValidationError)
 
 
 def test_step_that_fails_is_told_to_callers_under_way_and_to_later_ones(engine: InProcessEngine) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -114,9 +115,14 @@ def _spec(endpoint: EndpointConfig) -> EngineSpec:
     )
 
 
-def _ask(server: Server, requests: Sequence[Request] = (ASKED,), **settings: Any) -> list[Completion | BaseException]:
+def _ask(
+    server: Server,
+    requests: Sequence[Request] = (ASKED,),
+    beat: Callable[[], None] = lambda: None,
+    **settings: Any,
+) -> list[Completion | BaseException]:
     async def ask() -> list[Completion | BaseException]:
-        engine = OpenAIGenerator(_spec(EndpointConfig(url=server.url, **settings)), first_delay_seconds=0.01)
+        engine = OpenAIGenerator(_spec(EndpointConfig(url=server.url, **settings)), beat, first_delay_seconds=0.01)
         try:
             async with asyncio.timeout(20):
                 return list(await asyncio.gather(*[engine.generate(r) for r in requests], return_exceptions=True))
@@ -253,6 +259,17 @@ def test_retry_after_is_waited_for_by_every_request(server: Server) -> None:
     assert all(isinstance(c, Completion) for c in done)
     assert server.times[1] - server.times[0] >= 0.4
     assert len(server.times) == 3
+
+
+def test_request_held_back_on_purpose_beats_as_an_engine_at_work_does(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semievol_ray.engines.openai.BEAT_SECONDS", 0.05)
+    server.replies, beats = [Reply({}, 429, {"retry-after": "0.5"}), Reply(_chat())], list[float]()
+    done = _ask(server, [ASKED, ASKED], lambda: beats.append(time.monotonic()), requests_per_minute=120)
+    assert all(isinstance(c, Completion) for c in done)
+    moments = [server.times[0], *beats, server.times[-1]]
+    assert max(later - earlier for earlier, later in pairwise(moments)) < 0.3
 
 
 def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:

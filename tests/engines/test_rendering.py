@@ -1,7 +1,8 @@
 """What is rendered: training ids against the template over the whole conversation, and where tokens lie in a text."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,53 @@ def test_answer_nll_of_an_answer_of_many_byte_characters_counts_every_token_of_i
     logprobs = [-1.0 if max(s, start) < min(e, end) else -9.0 for s, e in spans]
     assert sum(value == -1.0 for value in logprobs) == inside
     assert answer_nll(logprobs, spans, start, end) == 1.0
+
+
+@pytest.fixture(scope="module")
+def sentencepiece() -> Any:
+    """As Llama 2's: a word begins with its blank, and the decoder drops the first one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
+    replaced, fused = decoders.Replace("▁", " "), decoders.Fuse()
+    inner.decoder = decoders.Sequence([replaced, decoders.ByteFallback(), fused, decoders.Strip(" ", 1, 0)])
+    inner_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", *inner_bytes], show_progress=False)
+    inner.train_from_iterator(["Answer: plant or food", "a green plant\nis food"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("said", ["Answer: plant", "food or Answer: a plant", "plant"])
+def test_spans_of_a_tokenizer_that_drops_the_first_blank_lie_where_a_streamed_text_has_them(
+    said: str, sentencepiece: Any
+) -> None:
+    ids = sentencepiece.encode(said, add_special_tokens=False)
+    pieces = [token.replace("▁", " ") for token in sentencepiece.convert_ids_to_tokens(ids)]
+    assert sentencepiece.decode(ids) == said
+    for text in (said, f" {said}"):  # as decoded alone, and as vLLM streams it behind a prompt
+        shift = len(text) - len("".join(pieces))
+        ends = [shift + end for end in accumulate(len(piece) for piece in pieces)]
+        spans = token_spans(sentencepiece, ids, text)
+        assert [end for _, end in spans] == ends
+        assert [begin for begin, _ in spans[1:]] == ends[:-1]
+        assert spans[0][0] in (0, text.index(said))
+        assert num_tokens_of(sentencepiece, ids + ids, text) == len(ids)
+
+
+def test_spans_of_a_long_text_take_time_in_proportion_to_it(tokenizer_of: TokenizerOf) -> None:
+    class Counted:
+        eos_token_id, num = None, 0
+
+        def decode(self, token_ids: Sequence[int], **_: bool) -> str:
+            self.num += len(token_ids)
+            return str(inner.decode(token_ids))
+
+    inner, counted = tokenizer_of("chatml"), Counted()
+    ids = inner.encode("Answer: 🙂 plant. " * 100, add_special_tokens=False)
+    token_spans(counted, ids, inner.decode(ids))  # type: ignore[arg-type]
+    assert counted.num < 12 * len(ids)
 
 
 class RecordingEngine:

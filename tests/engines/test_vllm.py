@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +14,21 @@ from prometheus import scraped
 
 from semievol_ray import schema
 from semievol_ray.core.answers import Labels
-from semievol_ray.engines.base import Completion, EngineSpec, Generator, Request, Sampling
+from semievol_ray.engines.base import (
+    Completion,
+    EngineSpec,
+    Generator,
+    Request,
+    RequestFailedError,
+    Sampling,
+    ScoreRequest,
+)
 from semievol_ray.engines.opening import open_generator
 from semievol_ray.engines.prefixes import Prefixes
 from semievol_ray.engines.scripted import ByteTokenizer
 from semievol_ray.engines.transformers import TransformersGenerator
-from semievol_ray.engines.vllm import completion_of, engine_arguments
+from semievol_ray.engines.vllm import VllmGenerator, completion_of, engine_arguments
+from semievol_ray.errors import EngineDiedError
 from semievol_ray.placement import Replicas
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.draft import DraftJob
@@ -132,6 +141,114 @@ def test_what_stopped_an_answer_is_no_part_of_it(output: Output, kept: int) -> N
     assert found.token_logprobs == tuple(-float(i + 1) for i in range(kept))
     assert found.finish_reason == output.finish_reason
     assert completion_of(output, Sampling(1.0, 8, choices=("food",)), ByteTokenizer()).token_logprobs == ()
+
+
+class Failing:
+    """A vLLM engine whose every request ends in `error`; `errored` is what it says of itself then."""
+
+    def __init__(self, error: Exception, *, errored: bool) -> None:
+        self._error, self.errored = error, errored
+
+    async def generate(self, *_: object, **__: object) -> AsyncIterator[Output]:
+        if self._error:
+            raise self._error
+        yield Output("", "", None)
+
+
+def generate_error() -> Exception:
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    error = EngineGenerateError()
+    error.__cause__ = KeyError("slot 3")
+    return error
+
+
+def validation_error() -> Exception:
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError("the prompt is too long", parameter="prompt")
+
+
+@pytest.mark.parametrize(
+    ("error", "errored", "kind", "told"),
+    [
+        (generate_error, True, EngineDiedError, "KeyError: 'slot 3'"),
+        (generate_error, False, RequestFailedError, "EngineGenerateError"),
+        (validation_error, False, RequestFailedError, "the prompt is too long"),
+    ],
+)
+def test_failure_is_the_engines_end_where_it_says_so_and_else_the_rows(
+    spec: EngineSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], Exception],
+    errored: bool,
+    kind: type[Exception],
+    told: str,
+) -> None:
+    monkeypatch.setattr("semievol_ray.engines.vllm._engine", lambda *_: Failing(error(), errored=errored))
+    engine = VllmGenerator(replace(spec, on_gpu=True))
+    with pytest.raises(kind, match=told):
+        answered(engine, Request(PROMPT, GREEDY))
+
+
+CANDIDATES = [(30, 31, 40, 5), (30, 31, 41, 5), (30, 31, 42, 43, 5), (30, 31, 40, 5)]
+
+
+class Telling:
+    """A vLLM engine that tells of each token asked for a log-probability of its own behind what came before it."""
+
+    errored = False
+
+    def __init__(self, speculates: bool) -> None:
+        self._most = 1 if speculates else None
+        self.asked: list[tuple[tuple[int, ...], int]] = []
+
+    async def generate(self, prompt: Any, params: Any, *_: object, **__: object) -> AsyncIterator[Any]:
+        ids, tokens = tuple(prompt["prompt_token_ids"]), params.logprob_token_ids or params.allowed_token_ids
+        self.asked.append((ids, len(tokens)))
+        told = {
+            token: SimpleNamespace(logprob=-float(sum(ids[len(PROMPT) :]) + token)) for token in tokens[: self._most]
+        }
+        yield SimpleNamespace(outputs=[SimpleNamespace(logprobs=[told])])
+
+
+@pytest.mark.parametrize(
+    ("tells", "speculates", "num"), [(True, False, 7), (False, False, 9), (True, True, 9)], ids=str
+)
+def test_scores_of_a_prompt_are_asked_once_for_each_beginning_that_they_share(
+    spec: EngineSpec, monkeypatch: pytest.MonkeyPatch, tells: bool, speculates: bool, num: int
+) -> None:
+    inner = Telling(speculates)
+    monkeypatch.setattr("semievol_ray.engines.vllm._engine", lambda *_: inner)
+    monkeypatch.setattr("semievol_ray.engines.vllm._tells_of_tokens", lambda: tells)
+    engine = VllmGenerator(replace(spec, on_gpu=True))
+    scores = scored(engine, [ScoreRequest(PROMPT, answer) for answer in CANDIDATES])
+    for answer, found in zip(CANDIDATES, scores, strict=True):
+        assert found == tuple(-float(sum(answer[: i + 1])) for i in range(len(answer)))
+    assert len(inner.asked) == num  # seven beginnings, three tokens behind one of them
+    assert len({ids for ids, _ in inner.asked}) == 7
+
+
+def scored(engine: Generator, requests: list[ScoreRequest], *others: Request) -> list[tuple[float, ...]]:
+    """The scores, while the engine answers other requests."""
+
+    async def ask() -> list[Any]:
+        answers = [engine.generate(request) for request in others]
+        return list(await asyncio.gather(*map(engine.score, requests), *answers))
+
+    return asyncio.run(ask())[: len(requests)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_scores_of_answers_that_share_their_beginning_are_those_of_transformers(spec: EngineSpec) -> None:
+    prompts = [PROMPT, PROMPT[:40]]
+    requests = [ScoreRequest(prompt, answer) for prompt in prompts for answer in CANDIDATES]
+    others = [Request(prompt, Sampling(1.0, 8)) for prompt in prompts]
+    with closing(open_generator(spec)) as engine:
+        found = scored(engine, requests, *others)
+    for mine, theirs in zip(found, scored(TransformersGenerator(spec), requests), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -34,6 +34,17 @@ def test_time_of_all_groups_is_told_where_every_pace_is_known() -> None:
     assert packing_lines([], GPUS) == []
 
 
+def test_group_behind_an_endpoint_is_told_to_run_beside_the_others() -> None:
+    near = PackedGroup("round-2 base", Replicas(16, 1, 1, 1), 8000, 2.5)
+    far = PackedGroup("round-2 endpoint", Replicas(1, 0, 0, 1), 1000, 2.0, beside=True)
+    lines = packing_lines([far, near, near], GPUS)
+    assert lines[0] == "engines: round-2 endpoint: elsewhere, 1,000 answers, about 2 answers/s (2 an engine before)"
+    assert lines[-1] == (
+        "engines: 2 groups one after the other, one start each, and beside them 1 behind endpoints, "
+        "about 8m20s without starts"
+    )
+
+
 def test_rate_is_that_of_one_engine_in_the_same_steps_of_earlier_rounds() -> None:
     step, other = "rounds/0001/drafts/base_1", "rounds/0001/drafts/warm_0"
     events = [_part(step, "a", 10), _part(step, "a", 20), _part(step, "b", 10), _part(other, "c", 10, rows=1)]

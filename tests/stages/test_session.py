@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,27 @@ def test_engines_that_run_out_together_take_one_step_down(run: Run, step_of: Cal
     at = notices.rung(board)
     assert all(notices.step_down(board, spec, at, "memory", "seen") for _ in range(5))
     assert notices.rung(board).number == 1
+
+
+def test_busy_device_of_one_machine_makes_the_engines_of_no_other_smaller(
+    run: Run, step_of: Callable[..., Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "Free memory on device cuda:0 (40/80 GiB) on startup is less than desired GPU memory utilization (0.92, 73.6"
+    speeds: list[Row] = []
+
+    def start(spec: EngineSpec, *_: Any) -> None:
+        speeds.append({name: value for name, value in spec.speed.items() if name == "gpu_memory_utilization"})
+        raise ValueError(said) if spec.speed.get("gpu_memory_utilization", 0.92) > 0.5 else RuntimeError("well")
+
+    monkeypatch.setattr("semievol_ray.stages.life.open_generator", start)
+    monkeypatch.setattr("semievol_ray.stages.life.AGAIN_SECONDS", 0.0)
+    session = _session(run, _pool(step_of, ["a", "b"]), {})
+    session = replace(session, spec=replace(session.spec, on_gpu=True))
+    for node, told in (("busy", said), ("busy", "well"), ("idle", said)):
+        with pytest.raises((ValueError, RuntimeError), match=re.escape(told)):
+            Life(session, "actor", node, None)
+    assert speeds == [{}, {"gpu_memory_utilization": 0.48}, {}]
+    assert notices.rung(notices.board_of(session)).number == 0
 
 
 @pytest.mark.parametrize(("kind", "num"), [("engine_start_failed", 3), ("engine_died", MOST_ENDS)])
