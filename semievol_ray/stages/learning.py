@@ -1,12 +1,13 @@
 """Learning: examples, fine-tunings and imported adapters as committed steps.
 
-Invariant: every fine-tuning starts from a base model, never from another adapter.
+Invariant: every fine-tuning starts from a base model, never from another adapter; its checkpoints stay until what was
+learned is committed.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from semievol_ray import folders
+from semievol_ray import folders, storage
 from semievol_ray.config import TrainConfig
 from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_whole_model, verify_adapter
 from semievol_ray.engines.batches import num_steps, told
@@ -77,6 +78,7 @@ def fine_tuned(
     if not step.committed():
         metrics, digest = _train(context, step, examples, tuning, base.reference, judged)
         context.run.commit(step, metrics, outputs={"adapter": digest})
+    storage.remove_folder(_checkpoints(step))  # of a committed step, too, whose driver ended before it came to this
     return adapter_of(step, config.name)
 
 
@@ -119,6 +121,10 @@ def refuse_changed(adapter: Adapter) -> None:
         )
 
 
+def _checkpoints(step: Step) -> str:
+    return f"{step.path}/checkpoints"
+
+
 def _spec(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> FinetuneSpec:
@@ -137,7 +143,7 @@ def _spec(
         out=f"{step.path}/adapter",
         curve=f"{step.path}/curve.jsonl",
         deepspeed=own_settings(config.speed.deepspeed),
-        checkpoints=f"{step.path}/checkpoints",
+        checkpoints=_checkpoints(step),
         origin=step.record()["inputs"],
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
         deadline=context.deadline,

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.kill_training_model import spec_in
 from semievol_ray import schema, storage
 from semievol_ray.engines import checkpoints
+from semievol_ray.engines.adapters import adapter_digest
 from semievol_ray.engines.finetune import identity_of, read_examples
 from semievol_ray.engines.scripted import finetune
 from semievol_ray.errors import ConfigError, RunInUseError
@@ -125,3 +126,17 @@ def test_checkpoints_of_a_run_that_was_taken_over_are_left_to_its_driver(
         train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
     assert checkpoints.committed_steps(spec.checkpoints) == [6]
     lease.close()
+
+
+def test_checkpoints_outlive_the_check_of_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_in(tmp_path, tmp_path / "no-model", workers=1, zero_stage=2)
+    checkpoints.commit(spec.checkpoints, 6, {"identity": identity_of(spec), "files": {}})
+
+    def fit(*_: Any) -> dict[str, float]:
+        finetune([{"id": "x", "answer": "plant"}], spec.out)
+        return {"train_loss": 0.5}
+
+    monkeypatch.setattr(train, "fit", fit)
+    metrics, digest = train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
+    assert (metrics["train_loss"], digest) == (0.5, adapter_digest(spec.out))
+    assert checkpoints.committed_steps(spec.checkpoints) == [6]
