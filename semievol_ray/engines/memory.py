@@ -19,7 +19,11 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FOUR_BITS = 0.55
 """Bytes of a weight in nf4 with double quantization, its scales among them."""
 ALL_LINEAR = "all-linear"
-_NO_LINEAR = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out)\.|norm|\.ln_")
+_NO_LINEAR = re.compile(
+    r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out)\.|norm|\.ln_"
+    r"|(^|\.)((vision|audio)_(tower|model)|visual|multi_modal_projector)\."
+)
+"""Layers that get no adapter: the embeddings, norms, and what an image or audio tower has."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from semievol_ray import folders, storage
 from semievol_ray.config import TrainConfig
-from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_whole_model, verify_adapter
+from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_whole_model, unlearned, verify_adapter
 from semievol_ray.engines.batches import num_steps, told
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
@@ -77,6 +77,8 @@ def fine_tuned(
     )
     if not step.committed():
         metrics, digest = _train(context, step, examples, tuning, base.reference, judged)
+        if "num_unlearned" in metrics:
+            _tell_unlearned(context, step)
         context.run.commit(step, metrics, outputs={"adapter": digest})
     storage.remove_folder(_checkpoints(step))  # of a committed step, too, whose driver ended before it came to this
     return adapter_of(step, config.name)
@@ -182,3 +184,9 @@ def _train(
     name = step.name.replace("rounds/", "round ").replace("/", " ")
     with context.progress.step(name, num_steps(tuning, num_rows), "steps") as bar:
         return train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)
+
+
+def _tell_unlearned(context: Context, step: Step) -> None:
+    names = unlearned(f"{step.path}/adapter")
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    context.progress.say(f"warning: {step.name}: nothing was learned in {', '.join(names[:3])}{more}")

@@ -13,6 +13,7 @@ from semievol_ray.engines.adapters import adapter_digest
 from semievol_ray.engines.scripted import finetune
 from semievol_ray.errors import AdapterError, ConfigError, DriftError
 from semievol_ray.runs import Run, Step
+from semievol_ray.stages import learning
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.learning import examples_of, fine_tuned, imported, refuse_changed
 from semievol_ray.stages.train import Learned
@@ -110,3 +111,15 @@ def test_checkpoints_stay_until_the_fine_tuning_is_committed_and_no_longer(
     storage.write(checkpoint, b"{}")  # left by a driver that was killed after its commit
     assert fine_tuned(context, "rounds/0000", examples) == adapter
     assert not storage.exists(checkpoint)
+
+
+@pytest.mark.usefixtures("mapped_here")
+def test_layers_that_learned_nothing_are_told(
+    context_of: ContextOf, labeled: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, told = context_of(), list[str]()
+    monkeypatch.setattr(type(context.progress), "say", lambda _, text: told.append(text))
+    monkeypatch.setattr(learning, "train_scripted", lambda _: ({"num_unlearned": 5.0}, "digest"))
+    monkeypatch.setattr(learning, "unlearned", lambda _: ["a", "b", "c", "d", "e"])
+    fine_tuned(context, "rounds/0000", examples_of(context, "rounds/0000", Learned(labeled)))
+    assert "warning: rounds/0000/train: nothing was learned in a, b, c and 2 others" in told
