@@ -118,8 +118,9 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     steps = _trained(spec, model, arguments, examples, keeper, sizing)
     best = keeper.best
     first = arguments.process_index == 0
+    is_earlier = first and best is not None and best.step != steps
     keeper.require_claim(arguments)
-    save(model, tokenizer, spec.out, first=first, values=learned(best) if best and best.step != steps else None)
+    save(model, tokenizer, spec.out, first=first, values=learned(best) if best and is_earlier else None)
     metrics = {
         "train_loss": keeper.loss_sum / max(1, steps),
         "num_steps": float(steps),
