@@ -20,6 +20,7 @@ from semievol_ray.engines.base import Tokenizer
 from semievol_ray.engines.batches import in_order, num_steps
 from semievol_ray.engines.checkpointfiles import agreed_checkpoint, learned, put_learned
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
+from semievol_ray.engines.examples import forget, opened, store
 from semievol_ray.engines.fit import Sizing, refuse_unfit
 from semievol_ray.engines.keeping import Keeper, Rules
 from semievol_ray.engines.leaving import Leaving
@@ -63,6 +64,8 @@ class FinetuneSpec:
     """Digests of the model and the data, by name: a checkpoint of others is refused."""
     validation: tuple[str, ...] = ()
     """Tables of LABELED rows that train.early_stopping judges by."""
+    tokens: tuple[str, ...] = ()
+    """Files of the examples as `write_tokens` made them; without any each worker tokenises them itself."""
     deadline: float | None = None
     """A moment, as time.time() counts, before which to save and stop."""
     claim: Claim | None = None
@@ -104,7 +107,7 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     _join_workers(on_gpu=spec.on_gpu)
     model_path = local_weights(spec.model_path)
     tokenizer = load_tokenizer(model_path)
-    examples = tokenised(read_examples(spec.examples), spec, tokenizer)
+    examples = _examples(spec, tokenizer)
     sizing = refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
     arguments = _arguments(spec, len(examples))  # before the model: ZeRO-3 cuts it up as it is loaded
     keeper = _keeper(spec, around, len(examples), tokenizer)
@@ -121,6 +124,8 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     is_earlier = first and best is not None and best.step != steps
     keeper.require_claim(arguments)
     save(model, tokenizer, spec.out, first=first, values=learned(best) if best and is_earlier else None)
+    if spec.tokens and os.environ.get("LOCAL_RANK", "0") == "0":
+        forget(*_folder_and_names(spec.tokens))
     metrics = {
         "train_loss": keeper.loss_sum / max(1, steps),
         "num_steps": float(steps),
@@ -210,6 +215,23 @@ def _join_workers(*, on_gpu: bool) -> None:
 def read_examples(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of EXAMPLES tables, in order."""
     return read_rows(paths, schema.EXAMPLES)
+
+
+def write_tokens(spec: FinetuneSpec, examples: Sequence[str], path: str) -> None:
+    """Store some tables of EXAMPLES tokenised as one file. Raises DataError when one is too long."""
+    tokenizer = load_tokenizer(local_weights(spec.model_path))
+    parts = (read_examples((part,)) for part in examples)
+    store(path, (tokenised(rows, spec, tokenizer) for rows in parts if rows))
+
+
+def _examples(spec: FinetuneSpec, tokenizer: Tokenizer) -> Sequence[TrainingExample]:
+    if not spec.tokens:
+        return tokenised(read_examples(spec.examples), spec, tokenizer)
+    return opened(*_folder_and_names(spec.tokens))
+
+
+def _folder_and_names(paths: Sequence[str]) -> tuple[str, list[str]]:
+    return paths[0].rpartition("/")[0], [path.rpartition("/")[2] for path in paths]
 
 
 def read_rows(paths: Sequence[str], of: Any) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.counting import commit
 from semievol_ray.stages.pacelines import forecast, paced
+from semievol_ray.stages.tokenise import files_of, with_tokens
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
 
@@ -80,7 +81,8 @@ def fine_tuned(
         if "num_unlearned" in metrics:
             _tell_unlearned(context, step)
         context.run.commit(step, metrics, outputs={"adapter": digest})
-    storage.remove_folder(_checkpoints(step))  # of a committed step, too, whose driver ended before it came to this
+    for folder in (_checkpoints(step), _tokens(step)):
+        storage.remove_folder(folder)  # of a committed step, too, whose driver ended before it came to this
     return adapter_of(step, config.name)
 
 
@@ -127,6 +129,10 @@ def _checkpoints(step: Step) -> str:
     return f"{step.path}/checkpoints"
 
 
+def _tokens(step: Step) -> str:
+    return f"{step.path}/tokens"
+
+
 def _spec(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> FinetuneSpec:
@@ -167,6 +173,8 @@ def _train(
     context.progress.say(f"fine-tuning on {told(tuning, config.speed, num_rows)}")
     if needed := reckoned(model_path, tuning, config.speed, spec.dtype, on_gpu=spec.on_gpu):
         context.progress.say(needed)
+    with context.progress.slow(f"{step.name}: tokenising", len(files_of(spec.examples))) as bar:
+        spec = with_tokens(spec, _tokens(step), num_rows, bar.advance)
 
     def on_step(line: Mapping[str, Any]) -> None:
         bar.advance(1, paced(line))

@@ -21,7 +21,10 @@ MATRIX: list[Cell] = list(product((0, 1, 2, 3), (1, 2), (False, True), ("lora", 
 
 
 def _spec(cell: Cell, model: Path, folder: Path, train: dict[str, Any] | None = None, **speed: Any) -> FinetuneSpec:
-    """Two epochs over ten examples, four a step and so two in an epoch's last; further settings of train and speed."""
+    """Two epochs over ten examples, four a step and so two in an epoch's last; further settings of train and speed.
+
+    Those that are packed are tokenised ahead.
+    """
     stage, workers, packing, method = cell
     more = train or {}
     name = "-".join(map(str, (*cell, *more, *speed)))
@@ -29,7 +32,8 @@ def _spec(cell: Cell, model: Path, folder: Path, train: dict[str, Any] | None = 
     spread = SpeedConfig(
         num_train_workers=workers, per_device_train_batch_size=2, zero_stage=stage, packing=packing, **speed
     )
-    return cells.spec_in(folder / name, model, learns, spread)
+    spec = cells.spec_in(folder / name, model, learns, spread)
+    return cells.tokenised_ahead(spec) if packing else spec
 
 
 def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:

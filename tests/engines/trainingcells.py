@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from semievol_ray import schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.answers import Labels
 from semievol_ray.engines.batches import in_order
-from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised
+from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised, write_tokens
 from semievol_ray.engines.rendering import load_tokenizer
 from semievol_ray.engines.trainable import trainable
 from semievol_ray.tasks import Task
@@ -103,6 +103,13 @@ def spec_in(
         "out": str(folder / "out"), "curve": str(folder / "curve.jsonl"), **changed,
     }  # fmt: skip
     return FinetuneSpec(**given)
+
+
+def tokenised_ahead(spec: FinetuneSpec) -> FinetuneSpec:
+    """The same with its examples tokenised in a file, as a run has them."""
+    path = spec.curve.replace("curve.jsonl", "tokens/tokens.arrow")
+    write_tokens(spec, spec.examples, path)
+    return replace(spec, tokens=(path,))
 
 
 def run_workers(specs: Sequence[FinetuneSpec], num_workers: int, folder: Path) -> str | None:
