@@ -23,6 +23,11 @@ def num_steps(train: TrainConfig, num_examples: int) -> int:
     return train.max_steps or math.ceil(-(-num_examples // train.train_batch_size) * train.num_train_epochs)
 
 
+def warm_up(train: TrainConfig, steps: int) -> int:
+    """Steps before the learning rate's peak; none of a single one, which would learn nothing at a rate of 0."""
+    return math.ceil(steps * train.warmup_ratio) if steps > 1 else 0
+
+
 class Ordered(Sequence[TrainingExample]):
     """Examples as training meets them, by their numbers; FILLER where the number is -1. A slice is one, too."""
 
@@ -73,5 +78,5 @@ def told(train: TrainConfig, speed: SpeedConfig, num_examples: int) -> str:
     return (
         f"{num_examples} examples, {steps} steps of {train.train_batch_size} (workers {speed.num_train_workers} x "
         f"{micro} {form} at a time x {accumulated}), ZeRO-{speed.zero_stage}, {train.lr_scheduler_type} from "
-        f"{train.learning_rate:g} after {math.ceil(steps * train.warmup_ratio)} steps of warm-up"
+        f"{train.learning_rate:g} after {warm_up(train, steps)} steps of warm-up"
     )

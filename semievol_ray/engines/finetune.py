@@ -17,7 +17,7 @@ from semievol_ray import folders, schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.prompts import question_messages
 from semievol_ray.engines.base import Tokenizer
-from semievol_ray.engines.batches import in_order, num_steps
+from semievol_ray.engines.batches import in_order, num_steps, warm_up
 from semievol_ray.engines.checkpointfiles import agreed_checkpoint, learned, put_learned
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
 from semievol_ray.engines.examples import forget, opened, store
@@ -271,7 +271,7 @@ def _arguments(spec: FinetuneSpec, num_examples: int) -> Any:
         learning_rate=train.learning_rate,
         max_steps=num_steps(train, num_examples),
         lr_scheduler_type=train.lr_scheduler_type,
-        warmup_steps=train.warmup_ratio,
+        warmup_steps=warm_up(train, num_steps(train, num_examples)),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         seed=spec.seed,

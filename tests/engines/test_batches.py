@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semievol_ray.config import TrainConfig
-from semievol_ray.engines.batches import in_order, num_steps
+from semievol_ray.engines.batches import in_order, num_steps, warm_up
 from semievol_ray.engines.loss import FILLER, TrainingExample
 
 EXAMPLES = [TrainingExample(tuple(range(5 + 7 * i % 11)), 1, 1.0, f"row-{i}") for i in range(10)]
@@ -21,6 +21,11 @@ def test_num_steps_counts_an_epochs_short_last_step(epochs: float, max_steps: in
     train = TrainConfig(train_batch_size=4, num_train_epochs=epochs, max_steps=max_steps)
     assert num_steps(train, len(EXAMPLES)) == expected
     assert len(in_order(EXAMPLES, train, 0)) == expected * 4
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, 0), (2, 1), (10, 1), (11, 2), (30, 3)])
+def test_warm_up_is_a_share_of_the_steps_and_never_the_only_one(steps: int, expected: int) -> None:
+    assert warm_up(TrainConfig(warmup_ratio=0.1), steps) == expected
 
 
 def test_order_of_two_epochs_has_every_example_twice_and_each_step_longest_first() -> None:

@@ -230,3 +230,18 @@ def test_deepspeed_counts_the_workers_that_another_joined() -> None:
     worker = [sys.executable, "-c", JOINED, str(port)]
     done = subprocess.run(worker, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert [line for line in done.stdout.splitlines() if line.endswith("True")] == ["False 2 True"] * 2, done.stderr
+
+
+def test_fine_tuning_of_one_step_learns_at_the_full_rate(tiny_llama: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    from semievol_ray.engines.finetune import _arguments
+
+    rates = []
+    for max_steps in (1, 2):
+        arguments = _arguments(_spec(tiny_llama, tmp_path, train=TrainConfig(max_steps=max_steps)), 4)
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        get_scheduler("cosine", optimizer, arguments.get_warmup_steps(max_steps), max_steps)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [1.0, 0.0]
