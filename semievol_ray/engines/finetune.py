@@ -78,7 +78,7 @@ class FinetuneSpec:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a worker is given besides its spec. num_threads: torch's on a CPU, its own choice when None.
+    """What a worker is given besides its spec. num_threads: torch's on CPUs, its own choice when None.
 
     on_saved(path, step): called in every worker once a checkpoint is committed. is_machine_leaving(): whether this
     worker's machine goes away soon.

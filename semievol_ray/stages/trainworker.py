@@ -64,7 +64,8 @@ def train_worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
-    around = Surroundings(None if spec.on_gpu else config["num_threads"], report, HERE.is_machine_leaving)
+    works_on_cpus = not spec.on_gpu or spec.speed.offload != "none"
+    around = Surroundings(config["num_threads"] if works_on_cpus else None, report, HERE.is_machine_leaving)
     HERE.at_work.set()
     try:
         if first:

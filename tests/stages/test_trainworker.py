@@ -16,6 +16,7 @@ from benchmarks.kill_training_model import TASK, spec_in, write_model
 from semievol_ray import schema, storage
 from semievol_ray.config import EarlyStoppingConfig
 from semievol_ray.engines import checkpoints
+from semievol_ray.engines.finetune import Surroundings
 from semievol_ray.engines.leaving import leave_notice
 from semievol_ray.errors import (
     AdapterError,
@@ -146,6 +147,25 @@ def test_workers_that_agreed_to_leave_need_no_new_start(
     _failing(monkeypatch, tmp_path, error, 2)
     with pytest.raises(type(error), match=str(error)):
         trainworker.outcome(f"{tmp_path}/checkpoints")
+
+
+@pytest.mark.parametrize(("offload", "threads"), [("optimizer", 6), ("none", None)])
+def test_worker_on_a_gpu_uses_its_cpus_where_they_take_the_optimizers_steps(
+    offload: str, threads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[int | None]()
+
+    def finetune(_: Any, around: Surroundings) -> dict[str, float]:
+        given.append(around.num_threads)
+        return {}
+
+    context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
+    monkeypatch.setattr("ray.train.get_context", lambda: context)
+    monkeypatch.setattr(trainworker, "finetune", finetune)
+    spec = spec_in(tmp_path, tmp_path / "no-model", workers=2, zero_stage=2)
+    spec = replace(spec, on_gpu=True, speed=spec.speed.model_copy(update={"offload": offload}))
+    trainworker.train_worker({"spec": spec, "num_threads": 6})
+    assert given == [threads]
 
 
 class OneCannotRead(Task):
