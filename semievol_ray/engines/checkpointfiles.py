@@ -9,7 +9,7 @@ from typing import Any
 from semievol_ray import storage
 from semievol_ray.engines import checkpoints
 from semievol_ray.engines.checkpoints import Checkpoint
-from semievol_ray.engines.trainingstate import PARAMETER, learning, put_parameters, state_of
+from semievol_ray.engines.trainingstate import PARAMETER, is_cut_up, put_parameters, state_of
 from semievol_ray.errors import RunStopped, SemievolError
 
 FILE_BYTES = 512 * 2**20
@@ -49,11 +49,12 @@ def stored(checkpoint: Checkpoint) -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def put_learned(model: Any, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's parameters into a model that DeepSpeed has not wrapped yet; all workers call it at once.
+    """Put a checkpoint's parameters into a model, not into DeepSpeed's copies of them.
 
-    Where ZeRO-3 cut the model up the first worker's values become everyone's, and it alone reads.
+    Where ZeRO-3 cut the model up all workers call it at once; the first one's values become everyone's, and it alone
+    reads.
     """
-    is_cut = any(hasattr(parameter, "ds_id") for _, parameter in learning(model))
+    is_cut = is_cut_up(model)
     reads = not is_cut or _is_first()
     for name in _of_parameters(checkpoint):
         values = dict(_parameters(checkpoint, name)) if reads else {}

@@ -74,24 +74,25 @@ def store(path: str, parts: Iterable[Sequence[TrainingExample]]) -> None:
     storage.create(path, sink.getvalue().to_pybytes())
 
 
-def opened(folder: str, names: Sequence[str]) -> Examples:
-    """The examples of files of a folder, mapped into memory; from an object store they are fetched once a machine."""
-    here = _copy(folder, names)
+def opened(paths: Sequence[str]) -> Examples:
+    """The examples of files of one folder, mapped into memory; from an object store they are fetched once a machine."""
+    here = _copy(paths)
     batches: list[Any] = []
-    for name in names:
-        reader = pa.ipc.open_file(pa.memory_map(f"{here}/{name}"))
+    for path in paths:
+        reader = pa.ipc.open_file(pa.memory_map(f"{here}/{path.rpartition('/')[2]}"))
         batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
     return Examples(batches)
 
 
-def forget(folder: str, names: Sequence[str]) -> None:
+def forget(paths: Sequence[str]) -> None:
     """Delete what was fetched from an object store; who has it open goes on reading."""
-    if storage.is_remote(folder):
-        storage.remove_folder(_copy(folder, names))
+    if storage.is_remote(paths[0]):
+        storage.remove_folder(_copy(paths))
 
 
-def _copy(folder: str, names: Sequence[str]) -> str:
-    return folders.local_copy(folder, lambda name: name in names)
+def _copy(paths: Sequence[str]) -> str:
+    names = {path.rpartition("/")[2] for path in paths}
+    return folders.local_copy(paths[0].rpartition("/")[0], lambda name: name in names)
 
 
 def _batch(examples: Sequence[TrainingExample]) -> pa.RecordBatch:

@@ -30,6 +30,7 @@ from semievol_ray.engines.pace import Pace, Work
 from semievol_ray.engines.pilot import pilot, shortage_explained
 from semievol_ray.engines.references import local_weights
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
+from semievol_ray.engines.reopening import store_logits
 from semievol_ray.engines.saving import save
 from semievol_ray.engines.trainable import load_base, trainable
 from semievol_ray.engines.trainer import Course, answer_trainer, curve_writer, is_overflow, overflowed
@@ -66,6 +67,8 @@ class FinetuneSpec:
     """Tables of LABELED rows that train.early_stopping judges by."""
     tokens: tuple[str, ...] = ()
     """Files of the examples as `write_tokens` made them; without any each worker tokenises them itself."""
+    logits: str = ""
+    """The file of what the model says to an example at the end, for another process to compare; none without it."""
     deadline: float | None = None
     """A moment, as time.time() counts, before which to save and stop."""
     claim: Claim | None = None
@@ -118,14 +121,15 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     if keeper.resumed is not None:
         put_learned(model, keeper.resumed)
     began = time.monotonic()
-    steps = _trained(spec, model, arguments, examples, keeper, sizing)
-    best = keeper.best
-    first = arguments.process_index == 0
-    is_earlier = first and best is not None and best.step != steps
+    steps, engine = _trained(spec, model, arguments, examples, keeper, sizing)
+    best, first = keeper.best, arguments.process_index == 0
+    earlier = best if best and best.step != steps else None
     keeper.require_claim(arguments)
-    save(model, tokenizer, spec.out, first=first, values=learned(best) if best and is_earlier else None)
+    if spec.logits and engine is not None:
+        store_logits(spec.logits, model, engine, earlier, examples[0].ids, device=arguments.device, first=first)
+    save(model, tokenizer, spec.out, first=first, values=learned(earlier) if earlier and first else None)
     if spec.tokens and os.environ.get("LOCAL_RANK", "0") == "0":
-        forget(*_folder_and_names(spec.tokens))
+        forget(spec.tokens)
     metrics = {
         "train_loss": keeper.loss_sum / max(1, steps),
         "num_steps": float(steps),
@@ -144,12 +148,12 @@ def _trained(
     examples: Sequence[TrainingExample],
     keeper: Keeper,
     sizing: Sizing | None,
-) -> int:
-    """Train from where the keeper stands to the end; the number of the last step."""
+) -> tuple[int, Any]:
+    """Train from where the keeper stands to the end; the number of the last step, and DeepSpeed's engine if any ran."""
     done = keeper.resumed.step if keeper.resumed else 0
     rule = spec.train.early_stopping
     if done >= arguments.max_steps or (rule and keeper.verdict.is_over(rule)):
-        return done
+        return done, None
     ordered, batch = in_order(examples, spec.train, spec.seed), spec.train.train_batch_size
     work = Work(ordered, batch, spec.speed.num_train_workers, spec.dtype, spec.on_gpu, sizing)
     with shortage_explained(sizing):
@@ -162,7 +166,7 @@ def _trained(
             course=Course(done, keeper.begun, keeper.stepped),
         )
         try:
-            return int(trainer.train().global_step)
+            return int(trainer.train().global_step), trainer.model_wrapped
         except Exception as error:
             if is_overflow(error):
                 raise RunStopped(overflowed(trainer.state.global_step)) from error
@@ -225,13 +229,7 @@ def write_tokens(spec: FinetuneSpec, examples: Sequence[str], path: str) -> None
 
 
 def _examples(spec: FinetuneSpec, tokenizer: Tokenizer) -> Sequence[TrainingExample]:
-    if not spec.tokens:
-        return tokenised(read_examples(spec.examples), spec, tokenizer)
-    return opened(*_folder_and_names(spec.tokens))
-
-
-def _folder_and_names(paths: Sequence[str]) -> tuple[str, list[str]]:
-    return paths[0].rpartition("/")[0], [path.rpartition("/")[2] for path in paths]
+    return opened(spec.tokens) if spec.tokens else tokenised(read_examples(spec.examples), spec, tokenizer)
 
 
 def read_rows(paths: Sequence[str], of: Any) -> list[dict[str, Any]]:

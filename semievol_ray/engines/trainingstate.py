@@ -17,6 +17,11 @@ def learning(model: Any) -> Iterator[tuple[str, Any]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+def is_cut_up(model: Any) -> bool:
+    """Whether ZeRO-3 partitioned what learns."""
+    return any(hasattr(parameter, "ds_id") for _, parameter in learning(model))
+
+
 def state_of(engine: Any, model: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name -> whole float32 values of its KINDS, one parameter after another; all workers take part in each."""
     begin_moments(engine)

@@ -22,6 +22,7 @@ from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.counting import commit
 from semievol_ray.stages.pacelines import forecast, paced
+from semievol_ray.stages.reopen import reopened
 from semievol_ray.stages.tokenise import files_of, with_tokens
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
@@ -83,6 +84,7 @@ def fine_tuned(
         context.run.commit(step, metrics, outputs={"adapter": digest})
     for folder in (_checkpoints(step), _tokens(step)):
         storage.remove_folder(folder)  # of a committed step, too, whose driver ended before it came to this
+    storage.remove(_logits(step))
     return adapter_of(step, config.name)
 
 
@@ -133,6 +135,10 @@ def _tokens(step: Step) -> str:
     return f"{step.path}/tokens"
 
 
+def _logits(step: Step) -> str:
+    return f"{step.path}/logits.safetensors"
+
+
 def _spec(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> FinetuneSpec:
@@ -152,6 +158,7 @@ def _spec(
         curve=f"{step.path}/curve.jsonl",
         deepspeed=own_settings(config.speed.deepspeed),
         checkpoints=_checkpoints(step),
+        logits=_logits(step),
         origin=step.record()["inputs"],
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
         deadline=context.deadline,
@@ -191,7 +198,8 @@ def _train(
     where = step.name.removesuffix("/train")
     name = step.name.replace("rounds/", "round ").replace("/", " ")
     with context.progress.step(name, num_steps(tuning, num_rows), "steps") as bar:
-        return train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)
+        metrics, digest = train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)
+    return metrics | reopened(spec, cpus, gpus), digest
 
 
 def _tell_unlearned(context: Context, step: Step) -> None:

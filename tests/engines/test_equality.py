@@ -15,6 +15,8 @@ LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-5
 """Relative, of a step's loss in float32; absolute, of a parameter after six steps of a learning rate of 0.01."""
 DORA_TOLERANCE = 5e-5
 """Under every stage alike: gradients of A that are next to nothing, and which Adam enlarges, round another way."""
+SHIFT = 1e-4
+"""Of the logits' standard deviation, of what was saved and is read anew."""
 Cell = tuple[int, int, bool, Literal["lora", "full"]]
 QUICK: list[Cell] = [(2, 2, True, "lora"), (3, 2, False, "full")]
 MATRIX: list[Cell] = list(product((0, 1, 2, 3), (1, 2), (False, True), ("lora", "full")))  # type: ignore[arg-type]
@@ -45,6 +47,7 @@ def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:
         found = cells.saved(spec)
         assert cells.losses(spec) == pytest.approx(curve, rel=LOSS_TOLERANCE), spec.out
         assert found.keys() == learned.keys(), spec.out
+        assert cells.shift(spec) < SHIFT, spec.out
         for name, value in learned.items():
             most = DORA_TOLERANCE if spec.train.use_dora else WEIGHT_TOLERANCE
             torch.testing.assert_close(found[name], value, rtol=0, atol=most, msg=f"{spec.out}: {name}")

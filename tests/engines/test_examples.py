@@ -30,25 +30,26 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_stored_examples_come_back_as_they_were(folder: str) -> None:
-    examples.store(f"{folder}/a.arrow", PARTS)
-    examples.store(f"{folder}/b.arrow", PARTS[:1])
-    found, plain = examples.opened(folder, ["a.arrow", "b.arrow"]), [*PARTS[0], *PARTS[2], *PARTS[0]]
+    paths = [f"{folder}/a.arrow", f"{folder}/b.arrow"]
+    examples.store(paths[0], PARTS)
+    examples.store(paths[1], PARTS[:1])
+    found, plain = examples.opened(paths), [*PARTS[0], *PARTS[2], *PARTS[0]]
     assert list(found) == plain
     assert (found[-1], found[1:4]) == (plain[-1], plain[1:4])
     assert [sizes.tolist() for sizes in sizes_of(found)] == [sizes.tolist() for sizes in sizes_of(plain)]
     assert lengths_of(found, 2) == [(20, 3), (20, 3)]
     with pytest.raises(IndexError):
         found[5]
-    examples.forget(folder, ["a.arrow", "b.arrow"])
+    examples.forget(paths)
     assert found[3] == plain[3]  # what is open stays so
-    assert list(examples.opened(folder, ["b.arrow"])) == PARTS[0]
+    assert list(examples.opened(paths[1:])) == PARTS[0]
 
 
 def test_written_tokens_are_those_that_a_worker_makes_itself(tiny_llama: Path, tmp_path: Path) -> None:
     spec = cells.spec_in(tmp_path / "cell", tiny_llama, TrainConfig(train_batch_size=4), SpeedConfig())
     plain = tokenised(read_examples(spec.examples), spec, load_tokenizer(str(tiny_llama)))
     write_tokens(spec, spec.examples, f"{tmp_path}/tokens.arrow")
-    found = examples.opened(str(tmp_path), ["tokens.arrow"])
+    found = examples.opened([f"{tmp_path}/tokens.arrow"])
     assert list(found) == plain
     assert list(in_order(found, spec.train, 1)) == list(in_order(plain, spec.train, 1))
 

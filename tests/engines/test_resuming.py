@@ -110,6 +110,7 @@ def _assert_best_was_handed_over(spec: FinetuneSpec) -> None:
     assert sorted({json.loads(line)["step"] for line in storage.lines(spec.curve)}) == [1, 2, 3, 4]
     best = checkpoints.at(spec.checkpoints, 2)
     assert best is not None
+    assert cells.shift(spec) < 1e-4
     kept, found = learned(best), cells.saved(spec)
     assert kept.keys() == found.keys()
     assert all(torch.equal(found[name], kept[name]) for name in kept)

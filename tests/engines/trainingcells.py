@@ -24,6 +24,7 @@ from semievol_ray.core.answers import Labels
 from semievol_ray.engines.batches import in_order
 from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised, write_tokens
 from semievol_ray.engines.rendering import load_tokenizer
+from semievol_ray.engines.reopening import logit_shift
 from semievol_ray.engines.trainable import trainable
 from semievol_ray.tasks import Task
 
@@ -100,7 +101,8 @@ def spec_in(
     given: dict[str, Any] = {
         "model_path": str(model), "examples": (path,), "task": TASK, "train": train, "speed": speed,
         "dtype": "float32", "max_model_len": 256, "template_date": "2024-07-26", "seed": 3, "on_gpu": False,
-        "out": str(folder / "out"), "curve": str(folder / "curve.jsonl"), **changed,
+        "out": str(folder / "out"), "curve": str(folder / "curve.jsonl"),
+        "logits": str(folder / "logits.safetensors"), **changed,
     }  # fmt: skip
     return FinetuneSpec(**given)
 
@@ -144,6 +146,12 @@ def _free_ports(num: int) -> list[int]:
     for probe in probes:
         probe.close()
     return found
+
+
+def shift(spec: FinetuneSpec) -> float:
+    """How far the logits of what was saved are from those of the process that learned it."""
+    given = (spec.logits, spec.model_path, spec.out, spec.train, spec.dtype)
+    return logit_shift(*given, on_gpu=False, packs_on_gpu=False)
 
 
 def losses(spec: FinetuneSpec) -> list[float]:
