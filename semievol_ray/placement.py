@@ -232,8 +232,14 @@ def _engine_needs(speed: SpeedConfig, resources: Resources) -> tuple[int, float,
 
 
 def _training_needs(speed: SpeedConfig, resources: Resources) -> tuple[float, float]:
-    gpus = 1.0 if resources.num_gpus else 0.0
-    return 1.0 if gpus else resources.largest_share(speed.num_train_workers), gpus
+    """CPUs and GPUs of each worker; one on a GPU needs more than one CPU only where AdamW's steps are offloaded."""
+    if not resources.num_gpus:
+        return resources.largest_share(speed.num_train_workers), 0.0
+    hosts = [node for node in resources.nodes if node.num_gpus >= 1]
+    if speed.offload == "none" or not hosts:
+        return 1.0, 1.0
+    together = min(node.num_cpus // min(node.num_gpus, speed.num_train_workers) for node in hosts)
+    return max(1.0, float(together)), 1.0
 
 
 def _shortage(setting: str, num: int, cpus: float, gpus: float, resources: Resources) -> str | None:

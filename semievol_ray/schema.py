@@ -95,6 +95,9 @@ EXAMPLES = pa.schema(
 )
 """What a fine-tuning sees. `source` is `gold` or `pseudo`; `round` and `confidence` (H) are the pseudo-label's."""
 
+TOKENS = pa.schema([("id", _text), ("ids", pa.list_(pa.int32())), ("num_answer", pa.int32()), ("weight", pa.float64())])
+"""EXAMPLES as a model reads them: token ids of prompt and answer, the answer being the last `num_answer` of them."""
+
 PREDICTIONS = pa.schema([("id", _text), *_COMPLETION, ("gold", _text), ("correct", pa.bool_()), ("group", _text)])
 """Greedy zero-demonstration answers on the test rows."""
 

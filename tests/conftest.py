@@ -119,7 +119,7 @@ def map_here(patch: pytest.MonkeyPatch) -> None:
         return (function({"part": part}, **constants) for part in reversed(parts))
 
     modules = ("audit", "cuts", "near_duplicates", "oracle", "pool", "pools", "retrieve", "select")
-    for module in (*modules, "ties", "train"):
+    for module in (*modules, "ties", "tokenise", "train"):
         patch.setattr(f"semievol_ray.stages.{module}.map_parts", map_parts)
 
 

@@ -200,6 +200,21 @@ def test_training_workers_share_the_cpus_or_take_a_gpu_each() -> None:
     assert place_training(SpeedConfig(num_train_workers=16), TWO_GPU_NODES) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("resources", "workers", "cpus"),
+    [
+        (ONE_GPU, 1, 16), (TWO_GPU_NODES, 2, 16), (TWO_GPU_NODES, 9, 4), (TWO_GPU_NODES, 16, 4),
+        (UNEVEN, 4, 2), (Resources((Node(2, 4),)), 4, 1),
+    ],
+)  # fmt: skip
+def test_training_worker_on_a_gpu_has_its_share_of_the_cpus_where_they_take_the_optimizers_steps(
+    resources: Resources, workers: int, cpus: int
+) -> None:
+    speed = SpeedConfig(num_train_workers=workers, offload="optimizer", autoscaling=True)
+    assert place_training(speed, resources) == (cpus, 1)
+    assert resources.num_places(cpus, 1) >= min(workers, resources.num_places(1, 1))
+
+
 @pytest.mark.parametrize(("resources", "workers"), [(LAPTOP, 3), (ONE_GPU, 2)])
 def test_more_training_workers_than_fit_are_refused(resources: Resources, workers: int) -> None:
     with pytest.raises(PlacementError, match=f"num_train_workers {workers}"):

@@ -4,7 +4,8 @@ Invariant: nothing serves or trains on an adapter, or a fine-tuned whole model, 
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from semievol_ray.errors import AdapterError, ModelError, StorageError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MODEL_CONFIG = "config.json"
+_ALL_ZERO = "is all zero"
 LARGEST_RANK = 512
 """vLLM's largest max_lora_rank (MaxLoRARanks of vllm/config/lora.py)."""
 
@@ -27,26 +29,56 @@ def is_whole_model(folder: str) -> bool:
 def verify_adapter(folder: str) -> dict[str, int]:
     """Re-open a saved adapter, or whole model, and check every tensor; returns its numbers of tensors and parameters.
 
-    Raises AdapterError when a file is missing or a tensor is empty, non-finite, all zero or not of rank r.
+    Raises AdapterError when a file is missing or a tensor is empty, non-finite, all zero or not of rank r. The B of
+    some layers may be all zero, for nothing passed through them: `num_unlearned` of them, which `unlearned` names.
     """
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if is_whole_model(folder):
         return _verify_model(local_weights(folder))
-    try:
-        here = folders.local_copy(folder)
-        rank = json.loads(storage.read(f"{here}/{CONFIG}"))["r"]
-        tensors = load_file(f"{here}/{WEIGHTS}")
-    except (OSError, ValueError, KeyError, SafetensorError, StorageError) as error:
-        raise AdapterError(f"{folder}: the saved adapter cannot be re-opened: {error}") from error
-    if not tensors:
+    rank, shapes, zero = _rank(folder), {}, list[str]()
+    for name, tensor in _tensors(folder):
+        shapes[name] = tensor.shape
+        if (fault := _fault(name, tensor, rank)) == _ALL_ZERO and "lora_B" in name:
+            zero.append(name)
+        elif fault:
+            raise AdapterError(_unusable(folder, name, tensor.shape, fault))
+    if not shapes:
         raise AdapterError(f"{folder}: the saved adapter holds no tensor")
-    for name, tensor in tensors.items():
-        if fault := _fault(name, tensor, rank, np):
-            raise AdapterError(f"{folder}: tensor {name} of shape {tensor.shape} {fault}; the adapter is not usable")
-    return {"num_tensors": len(tensors), "num_parameters": sum(t.size for t in tensors.values())}
+    if zero and len(zero) == sum("lora_B" in name for name in shapes):
+        raise AdapterError(_unusable(folder, zero[0], shapes[zero[0]], _ALL_ZERO))
+    counts = {"num_tensors": len(shapes), "num_parameters": sum(math.prod(shape) for shape in shapes.values())}
+    return counts | ({"num_unlearned": len(zero)} if zero else {})
+
+
+def unlearned(folder: str) -> list[str]:
+    """Layers of a saved adapter whose B is all zero, as if there were none."""
+    return [name.partition(".lora_B")[0] for name, tensor in _tensors(folder) if "lora_B" in name and not tensor.any()]
+
+
+def _rank(folder: str) -> int:
+    try:
+        return int(json.loads(storage.read(f"{folder}/{CONFIG}"))["r"])
+    except (ValueError, KeyError, TypeError, StorageError) as error:
+        raise AdapterError(f"{folder}: the saved adapter cannot be re-opened: {error}") from error
+
+
+def _tensors(folder: str) -> Iterator[tuple[str, Any]]:
+    """Names and arrays of a saved adapter, one after another; of kinds that numpy has not, such as bfloat16, float32.
+
+    Raises AdapterError when its file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        path = f"{folders.local_copy(folder)}/{WEIGHTS}"
+        with safe_open(path, framework="np") as file:
+            names = sorted(file.keys())
+            is_numpys = {file.get_slice(name).get_dtype() for name in names} <= {"F64", "F32", "F16"}
+        with safe_open(path, framework="np" if is_numpys else "pt") as file:
+            for name in names:
+                tensor = file.get_tensor(name)
+                yield name, tensor if is_numpys else tensor.float().numpy()
+    except (OSError, ValueError, SafetensorError, StorageError) as error:
+        raise AdapterError(f"{folder}: the saved adapter cannot be re-opened: {error}") from error
 
 
 def _verify_model(folder: str) -> dict[str, int]:
@@ -70,17 +102,21 @@ def _verify_model(folder: str) -> dict[str, int]:
     return {"num_tensors": len(sizes), "num_parameters": sum(sizes)}
 
 
-def _fault(name: str, tensor: Any, rank: int, np: Any) -> str | None:
+def _fault(name: str, tensor: Any, rank: int) -> str | None:
+    import numpy as np
+
     if tensor.size == 0:
         return "is empty"
     if not np.isfinite(tensor).all():
         return "is not finite"
-    if not tensor.any():
-        return "is all zero"
     side = 0 if "lora_A" in name else 1 if "lora_B" in name else None
     if side is not None and tensor.shape[side] != rank:
         return f"is not of rank {rank}"
-    return None
+    return None if tensor.any() else _ALL_ZERO
+
+
+def _unusable(folder: str, name: str, shape: Sequence[int], fault: str) -> str:
+    return f"{folder}: tensor {name} of shape {tuple(shape)} {fault}; the adapter is not usable"
 
 
 def adapter_digest(folder: str) -> str:

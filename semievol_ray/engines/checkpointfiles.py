@@ -9,11 +9,12 @@ from typing import Any
 from semievol_ray import storage
 from semievol_ray.engines import checkpoints
 from semievol_ray.engines.checkpoints import Checkpoint
-from semievol_ray.engines.trainingstate import PARAMETER, put_parameters, state_of
+from semievol_ray.engines.trainingstate import PARAMETER, is_cut_up, put_parameters, state_of
 from semievol_ray.errors import RunStopped, SemievolError
 
 FILE_BYTES = 512 * 2**20
-"""About as large a file of a checkpoint becomes; a worker holds one in memory at a time."""
+"""About as large a file of a checkpoint becomes; a worker holds one of each kind in memory at a time."""
+_PREFIX = {True: "parameters", False: "moments"}
 
 
 def agreed_checkpoint(folder: str, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -39,54 +40,99 @@ def stored(checkpoint: Checkpoint) -> Iterator[dict[str, dict[str, Any]]]:
 
     Raises StorageError when a file is damaged.
     """
-    from safetensors.torch import load
-
     for name in sorted(checkpoint.files):
         values: dict[str, dict[str, Any]] = {}
-        found = load(checkpoints.read_file(checkpoint, name))
-        for key, value in sorted(
-            found.items(), key=lambda item: item[0]
-        ):  # safetensors' own order is another in each process
+        for key, value in _read(checkpoint, name):
             kind, _, parameter = key.partition("/")
             values.setdefault(parameter, {})[kind] = value
         yield values
 
 
 def put_learned(model: Any, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's parameters into a model that DeepSpeed has not wrapped yet."""
-    for values in stored(checkpoint):
-        put_parameters(model, {name: kinds[PARAMETER] for name, kinds in values.items()})
+    """Put a checkpoint's parameters into a model, not into DeepSpeed's copies of them.
+
+    Where ZeRO-3 cut the model up all workers call it at once; the first one's values become everyone's, and it alone
+    reads.
+    """
+    is_cut = is_cut_up(model)
+    reads = not is_cut or _is_first()
+    for name in _of_parameters(checkpoint):
+        values = dict(_parameters(checkpoint, name)) if reads else {}
+        put_parameters(model, _named_alike(values) if is_cut else values)
 
 
 def learned(checkpoint: Checkpoint) -> dict[str, Any]:
     """The parameters in a checkpoint, whole and in float32."""
-    return {name: kinds[PARAMETER] for values in stored(checkpoint) for name, kinds in values.items()}
+    return {key: value for name in _of_parameters(checkpoint) for key, value in _parameters(checkpoint, name)}
+
+
+def _of_parameters(checkpoint: Checkpoint) -> list[str]:
+    """Files that hold parameters; those called `state` hold moments too, as all once did."""
+    return sorted(name for name in checkpoint.files if not name.startswith(_PREFIX[False]))
+
+
+def _parameters(checkpoint: Checkpoint, name: str) -> Iterator[tuple[str, Any]]:
+    for key, value in _read(checkpoint, name):
+        kind, _, parameter = key.partition("/")
+        if kind == PARAMETER:
+            yield parameter, value
+
+
+def _read(checkpoint: Checkpoint, name: str) -> list[tuple[str, Any]]:
+    """The tensors of a file by name: safetensors' own order is another in each process."""
+    from safetensors.torch import load
+
+    return sorted(load(checkpoints.read_file(checkpoint, name)).items(), key=lambda item: item[0])
+
+
+def _named_alike(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The first worker's values; in the others their names alone."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return dict(values)
+    names: list[Any] = [list(values)]
+    torch.distributed.broadcast_object_list(names)
+    return {name: values.get(name) for name in names[0]}
+
+
+def _is_first() -> bool:
+    import torch
+
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def store(path: str, engine: Any, model: Any, rank: int, world: int) -> tuple[dict[str, dict[str, Any]], bool]:
-    """Store this worker's share of a checkpoint: every `world`-th parameter; its files, and whether all are numbers."""
+    """Store this worker's share of a checkpoint: every `world`-th parameter; its files, and whether all are numbers.
+
+    Parameters and moments lie in files of their own: most readers want the former alone, a third of all bytes.
+    """
     import torch
     from safetensors.torch import save
 
     files: dict[str, dict[str, Any]] = {}
-    held: dict[str, Any] = {}
+    held: dict[bool, dict[str, Any]] = {True: {}, False: {}}
     is_sound = True
 
-    def write() -> None:
-        name, data = f"state-{rank:05d}-{len(files):05d}.safetensors", save(held)
+    def write(is_parameter: bool) -> None:
+        name = f"{_PREFIX[is_parameter]}-{rank:05d}-{len(files):05d}.safetensors"
+        data = save(held[is_parameter])
         storage.write(f"{path}/{name}", data)
         files[name] = checkpoints.described(data)
-        held.clear()
+        held[is_parameter].clear()
 
     for number, (parameter, kinds) in enumerate(state_of(engine, model)):
         if number % world != rank:
             continue
         is_sound &= all(bool(torch.isfinite(value).all()) for value in kinds.values())
-        held |= {f"{kind}/{parameter}": value.detach().float().cpu().contiguous() for kind, value in kinds.items()}
-        if sum(value.nbytes for value in held.values()) >= FILE_BYTES:
-            write()
-    if held:
-        write()
+        for kind, value in kinds.items():
+            held[kind == PARAMETER][f"{kind}/{parameter}"] = value.detach().float().cpu().contiguous()
+        for is_parameter, values in held.items():
+            if sum(value.nbytes for value in values.values()) >= FILE_BYTES:
+                write(is_parameter)
+    for is_parameter in (True, False):
+        if held[is_parameter]:
+            write(is_parameter)
     return files, is_sound
 
 

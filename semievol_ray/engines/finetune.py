@@ -17,9 +17,10 @@ from semievol_ray import folders, schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.prompts import question_messages
 from semievol_ray.engines.base import Tokenizer
-from semievol_ray.engines.batches import in_order, num_steps
+from semievol_ray.engines.batches import in_order, num_steps, warm_up
 from semievol_ray.engines.checkpointfiles import agreed_checkpoint, learned, put_learned
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, micro_batch
+from semievol_ray.engines.examples import forget, opened, store
 from semievol_ray.engines.fit import Sizing, refuse_unfit
 from semievol_ray.engines.keeping import Keeper, Rules
 from semievol_ray.engines.leaving import Leaving
@@ -29,6 +30,7 @@ from semievol_ray.engines.pace import Pace, Work
 from semievol_ray.engines.pilot import pilot, shortage_explained
 from semievol_ray.engines.references import local_weights
 from semievol_ray.engines.rendering import answer_ids, end_of_turn_id, load_tokenizer, prompt_ids
+from semievol_ray.engines.reopening import store_logits
 from semievol_ray.engines.saving import save
 from semievol_ray.engines.trainable import load_base, trainable
 from semievol_ray.engines.trainer import Course, answer_trainer, curve_writer, is_overflow, overflowed
@@ -63,6 +65,10 @@ class FinetuneSpec:
     """Digests of the model and the data, by name: a checkpoint of others is refused."""
     validation: tuple[str, ...] = ()
     """Tables of LABELED rows that train.early_stopping judges by."""
+    tokens: tuple[str, ...] = ()
+    """Files of the examples as `write_tokens` made them; without any each worker tokenises them itself."""
+    logits: str = ""
+    """The file of what the model says to an example at the end, for another process to compare; none without it."""
     deadline: float | None = None
     """A moment, as time.time() counts, before which to save and stop."""
     claim: Claim | None = None
@@ -80,7 +86,7 @@ class FinetuneSpec:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a worker is given besides its spec. num_threads: torch's on a CPU, its own choice when None.
+    """What a worker is given besides its spec. num_threads: torch's on CPUs, its own choice when None.
 
     on_saved(path, step): called in every worker once a checkpoint is committed. is_machine_leaving(): whether this
     worker's machine goes away soon.
@@ -109,7 +115,7 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     _join_workers(on_gpu=spec.on_gpu)
     model_path = local_weights(spec.model_path)
     tokenizer = load_tokenizer(model_path)
-    examples = tokenised(read_examples(spec.examples), spec, tokenizer)
+    examples = _examples(spec, tokenizer)
     sizing = refuse_unfit(model_path, spec.train, spec.speed, spec.dtype, examples, on_gpu=spec.on_gpu)
     arguments = _arguments(spec, len(examples))  # before the model: ZeRO-3 cuts it up as it is loaded
     keeper = _keeper(spec, around, len(examples), tokenizer)
@@ -120,11 +126,15 @@ def finetune(spec: FinetuneSpec, around: Surroundings = Surroundings()) -> dict[
     if keeper.resumed is not None:
         put_learned(model, keeper.resumed)
     began = time.monotonic()
-    steps = _trained(spec, model, arguments, examples, keeper, sizing)
-    best = keeper.best
-    first = arguments.process_index == 0
+    steps, engine = _trained(spec, model, arguments, examples, keeper, sizing)
+    best, first = keeper.best, arguments.process_index == 0
+    earlier = best if best and best.step != steps else None
     keeper.require_claim(arguments)
-    save(model, tokenizer, spec.out, first=first, values=learned(best) if best and best.step != steps else None)
+    if spec.logits and engine is not None:
+        store_logits(spec.logits, model, engine, earlier, examples[0].ids, device=arguments.device, first=first)
+    save(model, tokenizer, spec.out, first=first, values=learned(earlier) if earlier and first else None)
+    if spec.tokens and os.environ.get("LOCAL_RANK", "0") == "0":
+        forget(spec.tokens)
     metrics = {
         "train_loss": keeper.loss_sum / max(1, steps),
         "num_steps": float(steps),
@@ -143,12 +153,12 @@ def _trained(
     examples: Sequence[TrainingExample],
     keeper: Keeper,
     sizing: Sizing | None,
-) -> int:
-    """Train from where the keeper stands to the end; the number of the last step."""
+) -> tuple[int, Any]:
+    """Train from where the keeper stands to the end; the number of the last step, and DeepSpeed's engine if any ran."""
     done = keeper.resumed.step if keeper.resumed else 0
     rule = spec.train.early_stopping
     if done >= arguments.max_steps or (rule and keeper.verdict.is_over(rule)):
-        return done
+        return done, None
     ordered, batch = in_order(examples, spec.train, spec.seed), spec.train.train_batch_size
     work = Work(ordered, batch, spec.speed.num_train_workers, spec.dtype, spec.on_gpu, sizing)
     with shortage_explained(sizing):
@@ -161,7 +171,7 @@ def _trained(
             course=Course(done, keeper.begun, keeper.stepped),
         )
         try:
-            return int(trainer.train().global_step)
+            return int(trainer.train().global_step), trainer.model_wrapped
         except Exception as error:
             if is_overflow(error):
                 raise RunStopped(overflowed(trainer.state.global_step)) from error
@@ -216,6 +226,17 @@ def read_examples(paths: Sequence[str]) -> list[dict[str, Any]]:
     return read_rows(paths, schema.EXAMPLES)
 
 
+def write_tokens(spec: FinetuneSpec, examples: Sequence[str], path: str) -> None:
+    """Store some tables of EXAMPLES tokenised as one file. Raises DataError when one is too long."""
+    tokenizer = load_tokenizer(local_weights(spec.model_path))
+    parts = (read_examples((part,)) for part in examples)
+    store(path, (tokenised(rows, spec, tokenizer) for rows in parts if rows))
+
+
+def _examples(spec: FinetuneSpec, tokenizer: Tokenizer) -> Sequence[TrainingExample]:
+    return opened(spec.tokens) if spec.tokens else tokenised(read_examples(spec.examples), spec, tokenizer)
+
+
 def read_rows(paths: Sequence[str], of: Any) -> list[dict[str, Any]]:
     """The rows of tables of one schema, in order."""
     return [row for path in paths for row in storage.read_table(path, of).to_pylist()]
@@ -253,7 +274,7 @@ def _arguments(spec: FinetuneSpec, num_examples: int) -> Any:
         learning_rate=train.learning_rate,
         max_steps=num_steps(train, num_examples),
         lr_scheduler_type=train.lr_scheduler_type,
-        warmup_steps=train.warmup_ratio,
+        warmup_steps=warm_up(train, num_steps(train, num_examples)),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         seed=spec.seed,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from semievol_ray import machine
 from semievol_ray.config import SpeedConfig, TrainConfig
+from semievol_ray.engines.examples import sizes_of
 from semievol_ray.engines.loss import TrainingExample
 from semievol_ray.engines.memory import ModelShape, Plan, needs, plan_of, remedies, shape_of, with_examples
 from semievol_ray.engines.references import local_weights
@@ -56,7 +57,8 @@ def refuse_unfit(
     """
     if (shape := shape_of(model_path)) is None:
         return None
-    plan = with_examples(plan_of(shape, train, speed, dtype), lengths_of(examples))
+    plan = plan_of(shape, train, speed, dtype)
+    plan = with_examples(plan, lengths_of(examples, plan.micro_batch))
     sizing = Sizing(shape, plan, on_gpu)
     free = free_bytes(on_gpu=on_gpu)
     if told := shortage(sizing, free):
@@ -81,9 +83,12 @@ def shortage(sizing: Sizing, free: int) -> str | None:
     )
 
 
-def lengths_of(examples: Sequence[TrainingExample]) -> list[tuple[int, int]]:
-    """Tokens, and answer tokens, of each example."""
-    return [(len(e.ids), e.num_answer) for e in examples]
+def lengths_of(examples: Sequence[TrainingExample], most: int | None = None) -> list[tuple[int, int]]:
+    """The `most` largest numbers of tokens, and of answer tokens, of examples; all of them when None."""
+    import numpy as np
+
+    tokens, answers = (np.sort(sizes_N)[::-1][:most].tolist() for sizes_N in sizes_of(examples))
+    return list(zip(tokens, answers, strict=True))
 
 
 def reckoned(model_path: str, train: TrainConfig, speed: SpeedConfig, dtype: str, *, on_gpu: bool) -> str | None:

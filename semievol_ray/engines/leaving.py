@@ -39,6 +39,11 @@ def leave_notice(checkpoints: str) -> None:
     storage.write(f"{checkpoints}/{NOTICE_FILE}", b"")
 
 
+def is_noticed(checkpoints: str) -> bool:
+    """Whether a driver gave notice."""
+    return storage.exists(f"{checkpoints}/{NOTICE_FILE}")
+
+
 def withdraw_notice(checkpoints: str) -> None:
     """Take back a notice that an earlier driver gave."""
     storage.remove(f"{checkpoints}/{NOTICE_FILE}")
@@ -103,6 +108,6 @@ class Leaving:
                 return Reason.DEADLINE
         if first and (not storage.is_remote(self.checkpoints) or now - self._looked >= LOOK_SECONDS):
             self._looked = now
-            if storage.exists(f"{self.checkpoints}/{NOTICE_FILE}"):
+            if is_noticed(self.checkpoints):
                 return Reason.NOTICE
         return Reason.MACHINE if self.is_machine_leaving() else Reason.NONE

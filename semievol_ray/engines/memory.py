@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from semievol_ray.config import SpeedConfig, TrainConfig
-from semievol_ray.engines.deepspeedconfig import micro_batch
+from semievol_ray.engines.deepspeedconfig import micro_batch, sums_in_float32
 from semievol_ray.engines.footprint import tensor_shapes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FOUR_BITS = 0.55
 """Bytes of a weight in nf4 with double quantization, its scales among them."""
 ALL_LINEAR = "all-linear"
-_NO_LINEAR = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out)\.|norm|\.ln_")
+_NO_LINEAR = re.compile(
+    r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_out)\.|norm|\.ln_"
+    r"|(^|\.)((vision|audio)_(tower|model)|visual|multi_modal_projector)\."
+)
+"""Layers that get no adapter: the embeddings, norms, and what an image or audio tower has."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Plan:
     num_kept: int
     four_bits: bool = False
     packed: bool = False
+    is_bfloat16: bool = False
+    accumulates: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def num_trainable(shape: ModelShape, train: TrainConfig) -> int:
 
 def plan_of(shape: ModelShape, train: TrainConfig, speed: SpeedConfig, dtype: str) -> Plan:
     """The plan of a configuration before any example is known."""
-    micro, _ = micro_batch(train, speed)
+    micro, accumulated = micro_batch(train, speed)
     return Plan(
         num_trainable=num_trainable(shape, train),
         num_bytes=BYTES[dtype],
@@ -128,6 +134,8 @@ def plan_of(shape: ModelShape, train: TrainConfig, speed: SpeedConfig, dtype: st
         num_kept=0,
         four_bits=train.load_in_4bit,
         packed=speed.packing,
+        is_bfloat16=dtype == "bfloat16",
+        accumulates=accumulated > 1,
     )
 
 
@@ -143,14 +151,16 @@ def with_examples(plan: Plan, lengths: Sequence[tuple[int, int]]) -> Plan:
 def needs(shape: ModelShape, plan: Plan) -> Needs:
     """Bytes of a worker. States of 16-bit weights are those of DeepSpeed's own estimators.
 
-    A parameter that learns has a gradient in its own dtype and, in float32, a copy, a gradient (ZeRO 1 and 2) and two
-    moments. Stage 1 cuts all but weights and gradients, 2 cuts gradients too, 3 weights too but for the largest layer.
+    A parameter that learns has a gradient in its own dtype, or that in which micro-batches are summed, and, in float32,
+    a copy, a gradient (ZeRO 1 and 2) and two moments. Stage 1 cuts all but weights and gradients, 2 cuts gradients too,
+    3 weights too but for the largest layer.
     """
     trained, workers, size = plan.num_trainable, plan.num_workers, plan.num_bytes
     each = FOUR_BITS if plan.four_bits else size
     weights = each * (shape.num_parameters / (workers if plan.stage == 3 else 1))
     whole = size * shape.largest_layer * (2 if trained >= shape.num_parameters else 1) if plan.stage == 3 else 0
-    gradients = size * trained / (workers if plan.stage >= 2 else 1)
+    is_wide = sums_in_float32(plan.stage, accumulates=plan.accumulates, is_bfloat16=plan.is_bfloat16)
+    gradients = (4 if is_wide else size) * trained / (workers if plan.stage >= 2 else 1)
     of_each = {0: 8 if size == 4 else 12, 1: 16, 2: 16, 3: 12}[plan.stage]
     optimizer = of_each * trained / (workers if plan.stage else 1)
     host = 0.0
@@ -210,7 +220,8 @@ def _alternatives(plan: Plan, *, on_gpu: bool) -> Iterator[tuple[str, Plan]]:
 
 def _cut(plan: Plan, micro: int) -> Plan:
     share = micro / plan.micro_batch
-    return replace(plan, micro_batch=micro, width=int(plan.width * share), num_kept=int(plan.num_kept * share))
+    width, kept = int(plan.width * share), int(plan.num_kept * share)
+    return replace(plan, micro_batch=micro, width=width, num_kept=kept, accumulates=True)
 
 
 def _is_target(name: str, targets: Any) -> bool:

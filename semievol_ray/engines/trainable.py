@@ -41,7 +41,9 @@ def trainable(model: Any, train: TrainConfig) -> Any:
         return model.train()
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    refuse_unknown(train.target_modules, [name for name, _ in _adaptable(model)])
+    towers = towers_of(model)
+    refuse_unknown(train.target_modules, [name for name, _ in _adaptable(model) if name not in towers])
+    is_pattern = isinstance(train.target_modules, str) and train.target_modules != ALL_LINEAR
     if train.load_in_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     lora = LoraConfig(
@@ -50,10 +52,23 @@ def trainable(model: Any, train: TrainConfig) -> Any:
         lora_alpha=train.lora_alpha,
         lora_dropout=train.lora_dropout,
         target_modules=train.target_modules if isinstance(train.target_modules, str) else list(train.target_modules),
+        exclude_modules=None if is_pattern else towers or None,
         use_rslora=train.use_rslora,
         use_dora=train.use_dora,
     )
     return get_peft_model(model, lora)
+
+
+def towers_of(model: Any) -> list[str]:
+    """Layers of a model for text and more that no text passes through: of image and audio towers and their projectors.
+
+    An adapter around one would stay what it was at the start. None where the model is one of text alone.
+    """
+    if model.config.get_text_config() is model.config:
+        return []
+    language, head = model.get_decoder(), model.get_output_embeddings()
+    inside = {id(module) for module in (*language.modules(), head)}
+    return [name for name, module in _adaptable(model) if id(module) not in inside]
 
 
 def refuse_unknown(targets: str | Sequence[str], names: Sequence[str]) -> None:

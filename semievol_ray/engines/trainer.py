@@ -40,7 +40,7 @@ def answer_trainer(
 ) -> Any:
     """A Trainer that takes the examples in the order given; its loss is `answer_loss` over the global batch."""
     way = course or Course()
-    left = list(examples[way.done * (len(examples) // arguments.max_steps) :])
+    left = examples[way.done * (len(examples) // arguments.max_steps) :]
     trainer = _trainer_class(examples, left, way, packing=packing)(
         model=model,
         args=arguments,

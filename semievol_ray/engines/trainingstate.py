@@ -17,6 +17,11 @@ def learning(model: Any) -> Iterator[tuple[str, Any]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+def is_cut_up(model: Any) -> bool:
+    """Whether ZeRO-3 partitioned what learns."""
+    return any(hasattr(parameter, "ds_id") for _, parameter in learning(model))
+
+
 def state_of(engine: Any, model: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name -> whole float32 values of its KINDS, one parameter after another; all workers take part in each."""
     begin_moments(engine)
@@ -25,13 +30,17 @@ def state_of(engine: Any, model: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def put_parameters(model: Any, values: Mapping[str, Any]) -> None:
-    """Put whole values into parameters of a model that DeepSpeed has not wrapped yet; all workers call it alike."""
+    """Put whole values into parameters of a model that DeepSpeed has not wrapped yet; all workers call it alike.
+
+    Of parameters that ZeRO-3 partitioned the first worker's values count, and the others' may be None.
+    """
     import torch
 
     parameters = dict(learning(model))
     for name, value in values.items():
         with whole(parameters[name], write=True), torch.no_grad():
-            parameters[name].copy_(value)
+            if value is not None:
+                parameters[name].copy_(value)
 
 
 def put_state(engine: Any, model: Any, values: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,14 +1,15 @@
 """Learning: examples, fine-tunings and imported adapters as committed steps.
 
-Invariant: every fine-tuning starts from a base model, never from another adapter.
+Invariant: every fine-tuning starts from a base model, never from another adapter; its checkpoints stay until what was
+learned is committed.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from semievol_ray import folders
+from semievol_ray import folders, storage
 from semievol_ray.config import TrainConfig
-from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_whole_model, verify_adapter
+from semievol_ray.engines.adapters import CONFIG, WEIGHTS, adapter_digest, is_whole_model, unlearned, verify_adapter
 from semievol_ray.engines.batches import num_steps, told
 from semievol_ray.engines.deepspeedconfig import deepspeed_config, own_settings
 from semievol_ray.engines.finetune import FinetuneSpec
@@ -21,6 +22,8 @@ from semievol_ray.runs import Step
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.counting import commit
 from semievol_ray.stages.pacelines import forecast, paced
+from semievol_ray.stages.reopen import reopened
+from semievol_ray.stages.tokenise import files_of, with_tokens
 from semievol_ray.stages.train import Learned, train, train_scripted, write_examples
 
 
@@ -76,7 +79,12 @@ def fine_tuned(
     )
     if not step.committed():
         metrics, digest = _train(context, step, examples, tuning, base.reference, judged)
+        if "num_unlearned" in metrics:
+            _tell_unlearned(context, step)
         context.run.commit(step, metrics, outputs={"adapter": digest})
+    for folder in (_checkpoints(step), _tokens(step)):
+        storage.remove_folder(folder)  # of a committed step, too, whose driver ended before it came to this
+    storage.remove(_logits(step))
     return adapter_of(step, config.name)
 
 
@@ -119,6 +127,18 @@ def refuse_changed(adapter: Adapter) -> None:
         )
 
 
+def _checkpoints(step: Step) -> str:
+    return f"{step.path}/checkpoints"
+
+
+def _tokens(step: Step) -> str:
+    return f"{step.path}/tokens"
+
+
+def _logits(step: Step) -> str:
+    return f"{step.path}/logits.safetensors"
+
+
 def _spec(
     context: Context, step: Step, examples: Step, tuning: TrainConfig, model_path: str, validation: Step | None
 ) -> FinetuneSpec:
@@ -137,7 +157,8 @@ def _spec(
         out=f"{step.path}/adapter",
         curve=f"{step.path}/curve.jsonl",
         deepspeed=own_settings(config.speed.deepspeed),
-        checkpoints=f"{step.path}/checkpoints",
+        checkpoints=_checkpoints(step),
+        logits=_logits(step),
         origin=step.record()["inputs"],
         validation=tuple(validation.part_path(part) for part in validation.parts) if validation else (),
         deadline=context.deadline,
@@ -159,6 +180,8 @@ def _train(
     context.progress.say(f"fine-tuning on {told(tuning, config.speed, num_rows)}")
     if needed := reckoned(model_path, tuning, config.speed, spec.dtype, on_gpu=spec.on_gpu):
         context.progress.say(needed)
+    with context.progress.slow(f"{step.name}: tokenising", len(files_of(spec.examples))) as bar:
+        spec = with_tokens(spec, _tokens(step), num_rows, bar.advance)
 
     def on_step(line: Mapping[str, Any]) -> None:
         bar.advance(1, paced(line))
@@ -175,4 +198,11 @@ def _train(
     where = step.name.removesuffix("/train")
     name = step.name.replace("rounds/", "round ").replace("/", " ")
     with context.progress.step(name, num_steps(tuning, num_rows), "steps") as bar:
-        return train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)
+        metrics, digest = train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)
+    return metrics | reopened(spec, cpus, gpus), digest
+
+
+def _tell_unlearned(context: Context, step: Step) -> None:
+    names = unlearned(f"{step.path}/adapter")
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    context.progress.say(f"warning: {step.name}: nothing was learned in {', '.join(names[:3])}{more}")

@@ -76,9 +76,10 @@ def train(
     """Fine-tune on Ray Train, from the last checkpoint on; metrics and the digest of the adapter saved in `spec.out`.
 
     `on_step` gets the lines of the loss curve as they come, each step's once, `on_silence` the seconds since the last
-    whenever another `speed.stall_seconds` are over without one. The checkpoints are deleted once the adapter is found
-    good. Raises RunStopped when it fails or stops before its end, ConfigError when the checkpoints are of another
-    fine-tuning, AdapterError when the saved adapter is not usable, RunInUseError when another driver has the run.
+    whenever another `speed.stall_seconds` are over without one. The checkpoints stay, for whoever commits what was
+    learned to delete. Raises RunStopped when it fails or stops before its end, ConfigError when the checkpoints are of
+    another fine-tuning, AdapterError when the saved adapter is not usable, RunInUseError when another driver has the
+    run.
     """
     spec.require_claim()
     if checkpoints.latest(spec.checkpoints, identity_of(spec)) is None:
@@ -87,8 +88,7 @@ def train(
         metrics = fit(spec, num_workers, cpus, gpus)
     metrics |= {k: float(v) for k, v in verify_adapter(spec.out).items()}
     digest = adapter_digest(spec.out)
-    spec.require_claim()  # else the checkpoints are another driver's, which goes on from them
-    storage.remove_folder(spec.checkpoints)
+    spec.require_claim()  # else what lies there may be another driver's
     return metrics, digest
 
 

@@ -1,8 +1,8 @@
 """What runs in each Ray Train worker: a fine-tuning from its last checkpoint on, and how it ended.
 
 Invariant: an end that another try would meet again is stored as the outcome; whatever else ends a worker is for Ray
-Train to make good, from the last checkpoint, as long as some step was got further. Once another driver has the run
-nothing is stored, and there is nothing to make good.
+Train to make good, from the last checkpoint, as long as some step was got further. No worker waits for one that ended.
+Once another driver has the run nothing is stored, and there is nothing to make good.
 """
 
 import json
@@ -15,7 +15,8 @@ from semievol_ray import errors, objectstore, storage
 from semievol_ray.engines import checkpoints
 from semievol_ray.engines.finetune import FinetuneSpec, Surroundings, finetune
 from semievol_ray.engines.keeping import MachineLeavesError
-from semievol_ray.errors import RunStopped, SemievolError, StorageError
+from semievol_ray.engines.leaving import is_noticed
+from semievol_ray.errors import DeadlineReached, RunStopped, SemievolError, StorageError
 from semievol_ray.records import encode, json_lines, read_json
 from semievol_ray.stages.departure import Departure
 
@@ -48,7 +49,11 @@ def arm(grace_seconds: float) -> None:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """A fine-tuning, or nothing where its outcome is known; raises what Ray Train is to make good."""
+    """A fine-tuning, or nothing where its outcome is known; raises what Ray Train is to make good.
+
+    An error may be one worker's alone, and the others wait for it in a collective operation until that times out, after
+    half an hour: raised, it has Ray Train end them all and start them again, to find the outcome.
+    """
     spec: FinetuneSpec = config["spec"]
     if spec.is_lost() or storage.exists(f"{spec.checkpoints}/{OUTCOME_FILE}"):
         return
@@ -57,8 +62,10 @@ def train_worker(config: dict[str, Any]) -> None:
         os.environ["OMP_NUM_THREADS"] = str(config["num_threads"])
     import ray.train
 
-    first = ray.train.get_context().get_world_rank() == 0
-    around = Surroundings(None if spec.on_gpu else config["num_threads"], report, HERE.is_machine_leaving)
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    works_on_cpus = not spec.on_gpu or spec.speed.offload != "none"
+    around = Surroundings(config["num_threads"] if works_on_cpus else None, report, HERE.is_machine_leaving)
     HERE.at_work.set()
     try:
         if first:
@@ -75,6 +82,8 @@ def train_worker(config: dict[str, Any]) -> None:
             storage.append_line(f"{spec.checkpoints}/{TRIES_FILE}", json.dumps({"failed": _last_line(error)}))
             raise
         end(spec.checkpoints, {"error": type(error).__name__, "text": _told(error)})
+        if context.get_world_size() > 1 and not _is_everyones(error, spec.checkpoints):
+            raise
     finally:
         HERE.at_work.clear()
 
@@ -118,6 +127,11 @@ def begin_try(folder: str) -> None:
             f"with: {seen}. Where the machine is at fault the same command goes on from step {step}"
         )
     storage.append_line(f"{folder}/{TRIES_FILE}", json.dumps({"began": step}))
+
+
+def _is_everyones(error: Exception, folder: str) -> bool:
+    """Whether all workers leave alike, having agreed to: before a deadline, or because the driver said so."""
+    return isinstance(error, DeadlineReached) or (isinstance(error, RunStopped) and is_noticed(folder))
 
 
 def _told(error: Exception) -> str:

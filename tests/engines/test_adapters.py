@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from semievol_ray.engines.adapters import adapter_digest, merge, verify_adapter
+from semievol_ray.engines.adapters import adapter_digest, merge, unlearned, verify_adapter
 from semievol_ray.errors import AdapterError
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -44,17 +44,43 @@ def test_verify_adapter_of_a_sound_one_counts_tensors_and_parameters(tmp_path: P
     [
         ({}, "no tensor"),
         (_with("layer.lora_A.weight", np.zeros((0, 8), np.float32)), "is empty"),
+        (_with("layer.lora_A.weight", np.zeros((4, 8), np.float32)), "all zero"),
         (_with("layer.lora_B.weight", np.zeros((6, 4), np.float32)), "all zero"),
         (_with("layer.lora_A.weight", np.full((4, 8), np.nan, np.float32)), "not finite"),
         (_with("layer.lora_B.weight", np.full((6, 4), np.inf, np.float32)), "not finite"),
         (_with("layer.lora_A.weight", np.ones((3, 8), np.float32)), "not of rank 4"),
         (_with("layer.lora_B.weight", np.ones((6, 3), np.float32)), "not of rank 4"),
     ],
-    ids=["none", "empty", "zero", "nan", "inf", "rank of A", "rank of B"],
+    ids=["none", "empty", "zero A", "zero B", "nan", "inf", "rank of A", "rank of B"],
 )
 def test_verify_adapter_refuses_unusable_tensors_saying_why(tensors: Tensors, fault: str, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=fault):
         verify_adapter(_save(tmp_path, tensors))
+
+
+def test_adapter_in_bfloat16_is_verified_like_another(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    halves = {name: torch.from_numpy(tensor).bfloat16() for name, tensor in _good().items()}
+    folder = _save(tmp_path, {})
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    assert verify_adapter(folder) == {"num_tensors": 2, "num_parameters": 4 * 8 + 6 * 4}
+    halves["layer.lora_B.weight"][0, 0] = float("nan")
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="not finite"):
+        verify_adapter(folder)
+
+
+def test_layers_that_learned_nothing_are_named_and_refused_only_where_none_learned(tmp_path: Path) -> None:
+    other = {name.replace("layer", "other"): tensor for name, tensor in _good().items()}
+    zero = np.zeros((6, 4), np.float32)
+    folder = _save(tmp_path, {**_good(), **other, "other.lora_B.weight": zero})
+    assert verify_adapter(folder) == {"num_tensors": 4, "num_parameters": 2 * (4 * 8 + 6 * 4), "num_unlearned": 1}
+    assert unlearned(folder) == ["other"]
+    _save(tmp_path, {**_good(), **other, "other.lora_B.weight": zero, "layer.lora_B.weight": zero})
+    with pytest.raises(AdapterError, match="all zero"):
+        verify_adapter(folder)
 
 
 @pytest.mark.parametrize(

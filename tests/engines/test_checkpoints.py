@@ -1,12 +1,15 @@
 """A checkpoint is used only when it is whole and of the same fine-tuning; the others are thinned out."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from semievol_ray import storage
-from semievol_ray.engines import checkpoints
-from semievol_ray.engines.checkpointfiles import all_files
+from semievol_ray.engines import checkpointfiles, checkpoints
+from semievol_ray.engines.checkpointfiles import all_files, learned, put_learned, store, stored
+from semievol_ray.engines.checkpoints import Checkpoint
 from semievol_ray.errors import ConfigError, RunStopped, StorageError
 
 SAME = {"model": "a" * 64, "train": {"learning_rate": 0.01, "lora_r": 4}, "seed": 0}
@@ -89,3 +92,76 @@ def test_thinning_out_keeps_the_last_checkpoints_and_the_best(folder: str) -> No
 def test_checkpoint_with_a_value_that_is_no_number_is_refused() -> None:
     with pytest.raises(RunStopped, match=r"after step 7 a parameter, or its optimizer state, is no number"):
         all_files({}, 7, is_sound=False)
+
+
+@pytest.fixture
+def layer() -> Any:
+    import torch
+
+    return torch.nn.Linear(3, 2)
+
+
+def _stored(folder: str, layer: Any, patch: pytest.MonkeyPatch) -> Checkpoint:
+    """The checkpoint of a layer with moments that are its values plus 1 and 2."""
+    patch.setattr(
+        checkpointfiles,
+        "state_of",
+        lambda _, model: (
+            (name, {"parameter": p, "exp_avg": p + 1, "exp_avg_sq": p + 2}) for name, p in model.named_parameters()
+        ),
+    )
+    files, is_sound = store(checkpoints.path_of(folder, 2), None, layer, 0, 1)
+    assert is_sound
+    checkpoints.commit(folder, 2, {"identity": SAME, "files": files})
+    found = checkpoints.latest(folder, SAME)
+    assert found is not None
+    return found
+
+
+def test_parameters_are_read_without_the_moments(folder: str, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    found = _stored(folder, layer, monkeypatch)
+    moments, parameters = sorted(found.files)
+    assert (moments.startswith("moments"), parameters.startswith("parameters")) == (True, True)
+    storage.remove(f"{found.path}/{moments}")
+    assert all(torch.equal(value, dict(layer.named_parameters())[name]) for name, value in learned(found).items())
+    other = torch.nn.Linear(3, 2)
+    put_learned(other, found)
+    assert torch.equal(other.weight, layer.weight)
+    with pytest.raises(StorageError):
+        list(stored(found))
+
+
+def test_checkpoint_whose_files_hold_parameters_and_moments_together_is_read_too(tmp_path: Path, layer: Any) -> None:
+    import torch
+    from safetensors.torch import save
+
+    data = save({f"{kind}/weight": layer.weight.detach().clone() for kind in ("parameter", "exp_avg", "exp_avg_sq")})
+    _make(str(tmp_path), 2, data)
+    found = checkpoints.latest(str(tmp_path), SAME)
+    assert found is not None
+    assert torch.equal(learned(found)["weight"], layer.weight)
+    assert [sorted(values["weight"]) for values in stored(found)] == [["exp_avg", "exp_avg_sq", "parameter"]]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_a_model_that_is_cut_up_the_first_worker_alone_reads(
+    rank: int, tmp_path: Path, layer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def broadcast(held: list[Any]) -> None:
+        held[0] = ["bias", "weight"]
+
+    found, other, read = _stored(str(tmp_path), layer, monkeypatch), torch.nn.Linear(3, 2), list[str]()
+    before, read_file = other.weight.detach().clone(), checkpoints.read_file
+    for parameter in other.parameters():
+        parameter.ds_id = 1  # type: ignore[attr-defined]  # as ZeRO-3 marks them
+    monkeypatch.setattr("semievol_ray.engines.trainingstate.whole", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(checkpoints, "read_file", lambda *given: (read.append(given[1]), read_file(*given))[1])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    put_learned(other, found)
+    assert (len(read), torch.equal(other.weight, before)) == ((1, False) if rank == 0 else (0, True))

@@ -71,6 +71,20 @@ def test_own_settings_that_agree_are_taken_and_the_rest_stays() -> None:
         ),
         ({"train_micro_batch_size_per_gpu": 2}, ("is 2 there", "speed.per_device_train_batch_size is 8", "gives 8")),
         ({"scheduler": {"type": "WarmupLR"}}, ("scheduler is {'type': 'WarmupLR'}", "train.lr_scheduler_type")),
+        (
+            {"zero_optimization": {"zero_quantized_gradients": True, "zenflow": {"topk_ratio": 0.1}}},
+            ("zero_optimization.zero_quantized_gradients is True", "zero_optimization.zenflow is {'topk_ratio'"),
+        ),
+        ({"torch_autocast": {"enabled": True, "dtype": "float16"}}, ("torch_autocast is", "numerics.train_dtype")),
+        (
+            {"data_types": {"grad_accum_dtype": "fp32"}},
+            ("data_types.grad_accum_dtype is 'fp32'", "sums gradients in bf16"),
+        ),
+        ({"data_types": {"param_dtype": "fp16"}}, ("data_types.param_dtype is 'fp16'", "numerics.train_dtype")),
+        ({"tensor_parallel": {"autotp_size": 2}}, ("tensor_parallel is {'autotp_size': 2}", "num_train_workers")),
+        ({"zero_optimization": None}, ("zero_optimization.stage is None", "speed.zero_stage is 2")),
+        ({"bf16": None}, ("bf16.enabled is None", "numerics.train_dtype gives bfloat16")),
+        ({"zero_optimization": {"cpu_offload": True}}, ("zero_optimization.cpu_offload is True", "speed.offload")),
     ],
 )
 def test_own_settings_in_conflict_are_refused_naming_both_keys_and_values(
@@ -90,3 +104,43 @@ def test_own_settings_that_are_no_json_object_are_refused_naming_the_file(text: 
     path.write_text(json.dumps({"wall_clock_breakdown": True}), encoding="utf-8")
     assert own_settings(str(path)) == {"wall_clock_breakdown": True}
     assert own_settings(None) == {}
+
+
+def test_section_that_is_null_takes_no_offload_away() -> None:
+    own = {"zero_optimization": {"offload_optimizer": None, "offload_param": None}}
+    with pytest.raises(ConfigError, match=r"offload_optimizer\.device is None there, and speed\.offload"):
+        _config(own, offload="optimizer")
+    assert _config(own)["zero_optimization"] == {"stage": 2}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"fp16": None, "amp": {"enabled": False}, "torch_autocast": {"enabled": False}},
+        {"zero_optimization": {"zero_quantized_weights": False, "zero_quantized_gradients": None}},
+        {
+            "tensor_parallel": {"autotp_size": 1},
+            "sequence_parallel_size": 1,
+            "data_types": {"grad_accum_dtype": "bf16"},
+        },
+        {"optimizer": None, "data_types": None},
+    ],
+)
+def test_own_settings_that_say_off_are_no_conflict(own: dict[str, Any]) -> None:
+    config = _config(own)
+    assert config["fp16"] == {"enabled": False}
+    assert "optimizer" not in config
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "each", "summed"),
+    [
+        ("bfloat16", 2, 4, "fp32"), ("bfloat16", 3, 1, "fp32"), ("bfloat16", 2, 8, None), ("bfloat16", 1, 4, None),
+        ("float32", 2, 4, None), ("float16", 2, 4, None),
+    ],
+)  # fmt: skip
+def test_micro_batches_of_bfloat16_are_summed_in_float32_where_deepspeed_can(
+    dtype: str, stage: int, each: int, summed: str | None
+) -> None:
+    config = _config(dtype=dtype, zero_stage=stage, per_device_train_batch_size=each)
+    assert config.get("data_types", {}).get("grad_accum_dtype") == summed

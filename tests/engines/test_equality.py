@@ -15,13 +15,18 @@ LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-5
 """Relative, of a step's loss in float32; absolute, of a parameter after six steps of a learning rate of 0.01."""
 DORA_TOLERANCE = 5e-5
 """Under every stage alike: gradients of A that are next to nothing, and which Adam enlarges, round another way."""
+SHIFT = 1e-4
+"""Of the logits' standard deviation, of what was saved and is read anew."""
 Cell = tuple[int, int, bool, Literal["lora", "full"]]
 QUICK: list[Cell] = [(2, 2, True, "lora"), (3, 2, False, "full")]
 MATRIX: list[Cell] = list(product((0, 1, 2, 3), (1, 2), (False, True), ("lora", "full")))  # type: ignore[arg-type]
 
 
 def _spec(cell: Cell, model: Path, folder: Path, train: dict[str, Any] | None = None, **speed: Any) -> FinetuneSpec:
-    """Two epochs over ten examples, four a step and so two in an epoch's last; further settings of train and speed."""
+    """Two epochs over ten examples, four a step and so two in an epoch's last; further settings of train and speed.
+
+    Those that are packed are tokenised ahead.
+    """
     stage, workers, packing, method = cell
     more = train or {}
     name = "-".join(map(str, (*cell, *more, *speed)))
@@ -29,7 +34,8 @@ def _spec(cell: Cell, model: Path, folder: Path, train: dict[str, Any] | None = 
     spread = SpeedConfig(
         num_train_workers=workers, per_device_train_batch_size=2, zero_stage=stage, packing=packing, **speed
     )
-    return cells.spec_in(folder / name, model, learns, spread)
+    spec = cells.spec_in(folder / name, model, learns, spread)
+    return cells.tokenised_ahead(spec) if packing else spec
 
 
 def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:
@@ -41,6 +47,7 @@ def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:
         found = cells.saved(spec)
         assert cells.losses(spec) == pytest.approx(curve, rel=LOSS_TOLERANCE), spec.out
         assert found.keys() == learned.keys(), spec.out
+        assert cells.shift(spec) < SHIFT, spec.out
         for name, value in learned.items():
             most = DORA_TOLERANCE if spec.train.use_dora else WEIGHT_TOLERANCE
             torch.testing.assert_close(found[name], value, rtol=0, atol=most, msg=f"{spec.out}: {name}")

@@ -230,3 +230,55 @@ def test_deepspeed_counts_the_workers_that_another_joined() -> None:
     worker = [sys.executable, "-c", JOINED, str(port)]
     done = subprocess.run(worker, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert [line for line in done.stdout.splitlines() if line.endswith("True")] == ["False 2 True"] * 2, done.stderr
+
+
+def test_fine_tuning_of_one_step_learns_at_the_full_rate(tiny_llama: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    from semievol_ray.engines.finetune import _arguments
+
+    rates = []
+    for max_steps in (1, 2):
+        arguments = _arguments(_spec(tiny_llama, tmp_path, train=TrainConfig(max_steps=max_steps)), 4)
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        get_scheduler("cosine", optimizer, arguments.get_warmup_steps(max_steps), max_steps)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [1.0, 0.0]
+
+
+SUMMED = """
+import json, sys
+import deepspeed, torch
+from semievol_ray.config import SpeedConfig, TrainConfig
+from semievol_ray.engines.deepspeedconfig import deepspeed_config
+
+deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+norms = []
+for stage in (2, 3):
+    train, speed = TrainConfig(train_batch_size=16), SpeedConfig(zero_stage=stage, per_device_train_batch_size=1)
+    config = deepspeed_config(train, speed, on_gpu=False, dtype="bfloat16")
+    config |= {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 16}
+    model = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config | {"gradient_clipping": 1.0}
+    )
+    for value in (256.0, *[1.0] * 15):
+        engine.backward(engine(torch.tensor([[value]], dtype=torch.bfloat16)).sum())
+        engine.step()
+    norms.append(float(engine.get_global_grad_norm()))
+print(json.dumps(norms))
+"""
+
+
+def test_gradients_of_micro_batches_in_bfloat16_are_summed_without_losing_small_ones() -> None:
+    """256/16 and then fifteen times 1/16: in bfloat16 each of these is lost."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    env = os.environ | alone | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    worker = [sys.executable, "-c", SUMMED]
+    done = subprocess.run(worker, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [16.9375, 16.9375]

@@ -200,3 +200,10 @@ def test_shape_of_a_folder_that_tells_none_is_unknown(tmp_path: Path) -> None:
     assert shape_of(str(tmp_path)) is None
     (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
     assert shape_of(str(tmp_path)) is None
+
+
+def test_sums_of_micro_batches_in_float32_are_counted() -> None:
+    once = _plan(num_trainable=10**9, stage=2, is_bfloat16=True)
+    assert needs(EIGHT_BILLION, replace(once, accumulates=True)).gradients == 4 * 10**9
+    assert needs(EIGHT_BILLION, once).gradients == 2 * 10**9
+    assert needs(EIGHT_BILLION, replace(once, accumulates=True, stage=1)).gradients == 2 * 10**9

@@ -69,6 +69,7 @@ def test_fine_tuning_that_moves_to_other_numbers_of_workers_learns_what_an_undis
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     calm, moved = (_spec(tiny_llama, tmp_path / name, 2) for name in ("calm", "moved"))
+    moved = cells.tokenised_ahead(moved)
     assert cells.run_legs([_on([calm], 1), *(_on([moved], *hop) for hop in HOPS)], tmp_path) is None
     _assert_equal(moved, calm)
     assert checkpoints.committed_steps(moved.checkpoints) == [4, 2]
@@ -109,6 +110,7 @@ def _assert_best_was_handed_over(spec: FinetuneSpec) -> None:
     assert sorted({json.loads(line)["step"] for line in storage.lines(spec.curve)}) == [1, 2, 3, 4]
     best = checkpoints.at(spec.checkpoints, 2)
     assert best is not None
+    assert cells.shift(spec) < 1e-4
     kept, found = learned(best), cells.saved(spec)
     assert kept.keys() == found.keys()
     assert all(torch.equal(found[name], kept[name]) for name in kept)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from semievol_ray import schema, storage
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.core.answers import Labels
 from semievol_ray.engines.batches import in_order
-from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised
+from semievol_ray.engines.finetune import FinetuneSpec, read_examples, tokenised, write_tokens
 from semievol_ray.engines.rendering import load_tokenizer
+from semievol_ray.engines.reopening import logit_shift
 from semievol_ray.engines.trainable import trainable
 from semievol_ray.tasks import Task
 
@@ -100,9 +101,17 @@ def spec_in(
     given: dict[str, Any] = {
         "model_path": str(model), "examples": (path,), "task": TASK, "train": train, "speed": speed,
         "dtype": "float32", "max_model_len": 256, "template_date": "2024-07-26", "seed": 3, "on_gpu": False,
-        "out": str(folder / "out"), "curve": str(folder / "curve.jsonl"), **changed,
+        "out": str(folder / "out"), "curve": str(folder / "curve.jsonl"),
+        "logits": str(folder / "logits.safetensors"), **changed,
     }  # fmt: skip
     return FinetuneSpec(**given)
+
+
+def tokenised_ahead(spec: FinetuneSpec) -> FinetuneSpec:
+    """The same with its examples tokenised in a file, as a run has them."""
+    path = spec.curve.replace("curve.jsonl", "tokens/tokens.arrow")
+    write_tokens(spec, spec.examples, path)
+    return replace(spec, tokens=(path,))
 
 
 def run_workers(specs: Sequence[FinetuneSpec], num_workers: int, folder: Path) -> str | None:
@@ -137,6 +146,12 @@ def _free_ports(num: int) -> list[int]:
     for probe in probes:
         probe.close()
     return found
+
+
+def shift(spec: FinetuneSpec) -> float:
+    """How far the logits of what was saved are from those of the process that learned it."""
+    given = (spec.logits, spec.model_path, spec.out, spec.train, spec.dtype)
+    return logit_shift(*given, on_gpu=False, packs_on_gpu=False)
 
 
 def losses(spec: FinetuneSpec) -> list[float]:

@@ -38,6 +38,16 @@ def test_round_real_engines_fine_tuning_beats_untouched_model(finished: tuple[Pa
     assert metrics["rounds/0000/train"]["train_loss"] < 5.0
 
 
+def test_round_real_engines_what_was_saved_gives_the_logits_of_the_process_that_trained_it(
+    finished: tuple[Path, str],
+) -> None:
+    metrics = committed(finished[0])
+    for name in ("rounds/0000/train", "rounds/0001/train"):
+        assert metrics[name]["logit_shift"] < 1e-3
+        assert metrics[name]["reopen_seconds"] > 0
+        assert not list((finished[0] / name).glob("logits*"))
+
+
 def test_round_real_engines_every_row_has_one_decision(finished: tuple[Path, str]) -> None:
     pool = [row["id"] for row in rows(finished[0], "data/unlabeled", schema.UNLABELED)]
     selection = rows(finished[0], "rounds/0001/select", schema.SELECTION)

@@ -4,13 +4,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from semievol_ray import storage
 from semievol_ray.engines.adapters import adapter_digest
 from semievol_ray.engines.scripted import finetune
 from semievol_ray.errors import AdapterError, ConfigError, DriftError
-from semievol_ray.runs import Step
+from semievol_ray.runs import Run, Step
+from semievol_ray.stages import learning
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.learning import examples_of, fine_tuned, imported, refuse_changed
 from semievol_ray.stages.train import Learned
@@ -85,3 +88,38 @@ def test_adapter_that_was_written_over_after_its_commit_is_refused_before_an_eng
     finetune([{"id": "x", "answer": "food"}], adapter.path)
     with pytest.raises(AdapterError, match=r"train/adapter is not the adapter that its step committed"):
         refuse_changed(adapter)
+
+
+@pytest.mark.usefixtures("mapped_here")
+def test_checkpoints_stay_until_the_fine_tuning_is_committed_and_no_longer(
+    context_of: ContextOf, labeled: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of()
+    examples, kept = examples_of(context, "rounds/0000", Learned(labeled)), list[str]()
+    checkpoint = f"{context.run.path('rounds/0000/train')}/checkpoints/checkpoint-2/trainer_state.json"
+    commit = type(context.run).commit
+
+    def committing(run: Run, step: Step, *others: Any, **named: Any) -> None:
+        kept.extend(path for path in [checkpoint] if storage.exists(path))
+        commit(run, step, *others, **named)
+
+    monkeypatch.setattr(type(context.run), "commit", committing)
+    storage.write(checkpoint, b"{}")
+    adapter = fine_tuned(context, "rounds/0000", examples)
+    assert kept == [checkpoint]
+    assert not storage.exists(checkpoint)
+    storage.write(checkpoint, b"{}")  # left by a driver that was killed after its commit
+    assert fine_tuned(context, "rounds/0000", examples) == adapter
+    assert not storage.exists(checkpoint)
+
+
+@pytest.mark.usefixtures("mapped_here")
+def test_layers_that_learned_nothing_are_told(
+    context_of: ContextOf, labeled: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, told = context_of(), list[str]()
+    monkeypatch.setattr(type(context.progress), "say", lambda _, text: told.append(text))
+    monkeypatch.setattr(learning, "train_scripted", lambda _: ({"num_unlearned": 5.0}, "digest"))
+    monkeypatch.setattr(learning, "unlearned", lambda _: ["a", "b", "c", "d", "e"])
+    fine_tuned(context, "rounds/0000", examples_of(context, "rounds/0000", Learned(labeled)))
+    assert "warning: rounds/0000/train: nothing was learned in a, b, c and 2 others" in told

@@ -13,6 +13,7 @@ from benchmarks.kill_training_model import spec_in
 from semievol_ray import schema, storage
 from semievol_ray.config import SpeedConfig
 from semievol_ray.engines import checkpoints
+from semievol_ray.engines.adapters import adapter_digest
 from semievol_ray.engines.finetune import identity_of, read_examples
 from semievol_ray.engines.scripted import finetune
 from semievol_ray.errors import ConfigError, RunInUseError, SemievolError
@@ -148,3 +149,17 @@ def test_fine_tuning_workers_have_the_environment_of_training(tmp_path: Path) ->
         train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
 
     assert (own / "seen").exists()
+
+
+def test_checkpoints_outlive_the_check_of_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_in(tmp_path, tmp_path / "no-model", workers=1, zero_stage=2)
+    checkpoints.commit(spec.checkpoints, 6, {"identity": identity_of(spec), "files": {}})
+
+    def fit(*_: Any) -> dict[str, float]:
+        finetune([{"id": "x", "answer": "plant"}], spec.out)
+        return {"train_loss": 0.5}
+
+    monkeypatch.setattr(train, "fit", fit)
+    metrics, digest = train.train(spec, 1, 1.0, 0.0, lambda _: None, lambda _: None)
+    assert (metrics["train_loss"], digest) == (0.5, adapter_digest(spec.out))
+    assert checkpoints.committed_steps(spec.checkpoints) == [6]

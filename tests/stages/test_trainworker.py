@@ -1,18 +1,35 @@
 """How a fine-tuning on Ray Train ends: its outcome, told once, and starts that lead nowhere."""
 
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from benchmarks.kill_training_model import spec_in
-from semievol_ray import storage
+from benchmarks.kill_training_model import TASK, spec_in, write_model
+from semievol_ray import schema, storage
+from semievol_ray.config import EarlyStoppingConfig
 from semievol_ray.engines import checkpoints
-from semievol_ray.errors import AdapterError, RunInUseError, RunStopped
+from semievol_ray.engines.finetune import Surroundings
+from semievol_ray.engines.leaving import leave_notice
+from semievol_ray.errors import (
+    AdapterError,
+    DataError,
+    DeadlineReached,
+    PlacementError,
+    RunInUseError,
+    RunStopped,
+    SemievolError,
+)
 from semievol_ray.lease import Claim, Lease
 from semievol_ray.stages import raytrain, trainworker
+from semievol_ray.tasks import Task
 
 
 def test_outcome_is_the_metrics_of_the_first_worker_that_ended(tmp_path: Path) -> None:
@@ -95,3 +112,99 @@ def test_outcome_of_another_drivers_fine_tuning_is_not_taken_for_ones_own(
     with pytest.raises(RunInUseError, match="taken over"):
         raytrain.fit(spec, 1, 1.0, 0.0)
     lease.close()
+
+
+def _failing(patch: pytest.MonkeyPatch, folder: Path, error: Exception, num_workers: int) -> None:
+    """One worker of so many meets an error."""
+
+    def finetune(*_: Any) -> dict[str, float]:
+        raise error
+
+    context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: num_workers)
+    patch.setattr("ray.train.get_context", lambda: context)
+    patch.setattr(trainworker, "finetune", finetune)
+    spec = replace(spec_in(folder, folder / "no-model", workers=num_workers, zero_stage=2), on_gpu=True)
+    trainworker.train_worker({"spec": spec, "num_threads": 1})
+
+
+def test_error_of_one_worker_of_several_is_its_outcome_and_is_raised_for_the_others_sake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PlacementError, match="too large"):
+        _failing(monkeypatch, tmp_path, PlacementError("too large"), 2)
+    with pytest.raises(PlacementError, match="too large"):
+        trainworker.outcome(f"{tmp_path}/checkpoints")
+    _failing(monkeypatch, tmp_path / "alone", PlacementError("too large"), 1)
+    with pytest.raises(PlacementError, match="too large"):
+        trainworker.outcome(f"{tmp_path}/alone/checkpoints")
+
+
+@pytest.mark.parametrize("error", [DeadlineReached("late"), RunStopped("it was told to stop")])
+def test_workers_that_agreed_to_leave_need_no_new_start(
+    error: SemievolError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_notice(f"{tmp_path}/checkpoints")
+    _failing(monkeypatch, tmp_path, error, 2)
+    with pytest.raises(type(error), match=str(error)):
+        trainworker.outcome(f"{tmp_path}/checkpoints")
+
+
+@pytest.mark.parametrize(("offload", "threads"), [("optimizer", 6), ("none", None)])
+def test_worker_on_a_gpu_uses_its_cpus_where_they_take_the_optimizers_steps(
+    offload: str, threads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[int | None]()
+
+    def finetune(_: Any, around: Surroundings) -> dict[str, float]:
+        given.append(around.num_threads)
+        return {}
+
+    context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
+    monkeypatch.setattr("ray.train.get_context", lambda: context)
+    monkeypatch.setattr(trainworker, "finetune", finetune)
+    spec = spec_in(tmp_path, tmp_path / "no-model", workers=2, zero_stage=2)
+    spec = replace(spec, on_gpu=True, speed=spec.speed.model_copy(update={"offload": offload}))
+    trainworker.train_worker({"spec": spec, "num_threads": 6})
+    assert given == [threads]
+
+
+class OneCannotRead(Task):
+    """A task with which the second worker alone meets an error."""
+
+    def render_question(self, question: str, options: Any) -> str:
+        import torch
+
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1 and "validation" in question:
+            raise DataError("one worker alone cannot read this")
+        return super().render_question(question, options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _one_cannot_read, ()
+
+
+@pytest.fixture
+def sent_along() -> Iterator[None]:
+    """Workers get what this file defines, which they cannot import."""
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def _one_cannot_read() -> Task:
+    return OneCannotRead(**{name: getattr(TASK, name) for name in TASK.__dataclass_fields__})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_ray", "sent_along")
+def test_error_of_one_worker_ends_the_others_in_seconds(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path / "run", write_model(tmp_path / "model"), workers=2, zero_stage=2)
+    path = str(tmp_path / "validation.parquet")
+    row = {"id": "v", "question": "of validation", "options": None, "group": None, "answer": "plant"}
+    storage.create_table(path, pa.Table.from_pylist([row], schema=schema.LABELED))
+    train = spec.train.model_copy(update={"early_stopping": EarlyStoppingConfig()})
+    began = time.monotonic()
+    with pytest.raises(DataError, match="one worker alone cannot read this"):
+        raytrain.fit(replace(spec, task=_one_cannot_read(), train=train, validation=(path,)), 2, 1.0, 0.0)
+    assert time.monotonic() - began < 120
