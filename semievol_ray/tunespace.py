@@ -60,7 +60,7 @@ def rows_wanted(config: RunConfig, resources: Resources) -> int:
     """
     kwargs, on_gpu = config.speed.engine_kwargs, resources.num_gpus > 0
     layouts = _gpu_layouts(config, resources) if on_gpu else _cpu_layouts(resources)
-    num = max([place(config.speed, resources).num, *(choice["num_replicas"] for choice in layouts)])
+    num: int = max([place(config.speed, resources).num, *(choice["num_replicas"] for choice in layouts)])
     if not on_gpu:  # whose rows take seconds
         return max(CPU_ROWS * len(resources.nodes), CPU_ROWS_AN_ENGINE * num)
     seqs = int(kwargs.get("max_num_seqs", default_max_num_seqs(config.numerics.engine, on_gpu=on_gpu)))

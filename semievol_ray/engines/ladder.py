@@ -29,12 +29,16 @@ def rung_below(spec: EngineSpec, settings: Mapping[str, Any], shortage: Shortage
     """
     requests = ("max_num_seqs", _fewer_requests(spec))
     if spec.kind in ("transformers", "openai"):
-        steps = [requests]
+        steps: list[tuple[str, list[Any]]] = [requests]
     else:
         num_seqs = int(settings.get("max_num_seqs", _max_num_seqs(spec)))
         batches = ("max_num_batched_tokens", _smaller_batches(spec, num_seqs))
         share = ("gpu_memory_utilization", _shares(spec, settings, shortage, seen) if spec.on_gpu else [])
-        orders = {"memory": [requests, batches, share], "cache": [share, requests, batches], "share": [share]}
+        orders: dict[str, list[tuple[str, list[Any]]]] = {
+            "memory": [requests, batches, share],
+            "cache": [share, requests, batches],
+            "share": [share],
+        }
         steps = orders[shortage]
     for name, values in steps:
         for value in values:

@@ -116,6 +116,7 @@ class VllmGenerator:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt, final = TokensPrompt(prompt_token_ids=list(prompt_ids)), None
+        alone: tuple[type[Exception], ...] = (*_refusals(), EngineGenerateError)
         try:
             async for output in self._engine.generate(
                 prompt, params, f"r{next(self._ids)}", lora_request=self._lora(adapter)
@@ -123,7 +124,7 @@ class VllmGenerator:
                 final = output
         except EngineDeadError as error:
             raise EngineDiedError(f"the vLLM engine died: {error}") from error
-        except (*_refusals(), EngineGenerateError) as error:
+        except alone as error:
             if isinstance(error, EngineGenerateError) and getattr(self._engine, "errored", False):
                 raise EngineDiedError(f"the vLLM engine gives no more answers: {described(error)}") from error
             raise RequestFailedError(f"vLLM did not answer this request: {type(error).__name__}: {error}") from error

@@ -97,7 +97,7 @@ class Asker:
         if tokenizer is None:
             raise UserError("an endpoint scores no answers; confidence is the student's, answered by its own engine")
         asked = tuple(prompt_ids(tokenizer, messages, self.template_date))
-        end = _end_of_turn_id(tokenizer, self.template_date)
+        end = _end_of_turn_id(tokenizer, self.template_date)  # type: ignore[arg-type]  # which are all hashable
         whole = [tuple(answer_ids(tokenizer, self.task.render_answer(answer), end)) for answer in answers]
         forced = whole if end_of_turn else [ids[:-1] for ids in whole]
         if len(asked) + max(map(len, forced)) > self.max_model_len:

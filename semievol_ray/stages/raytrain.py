@@ -100,7 +100,7 @@ def _trainer(spec: FinetuneSpec, num_workers: int, cpus: float, gpus: float) -> 
             storage_filesystem=objectstore.arrow_filesystem(folder) if remote else None,
             failure_config=FailureConfig(max_failures=-1),
             checkpoint_config=CheckpointConfig(num_to_keep=None),
-            worker_runtime_env=dict(spec.speed.runtime_env.train),
+            worker_runtime_env=dict(spec.speed.runtime_env.train),  # type: ignore[call-arg]
         ),
     )
 

@@ -77,7 +77,8 @@ def _dataset(session: Session, replicas: Replicas, patience: Patience, items: li
     )
     # An actor has no more parts than it works on, so that the pool's use ends at 1; Ray grows it from 1.75 on.
     rows.context.autoscaling_config = AutoscalingConfig(actor_pool_util_upscaling_threshold=FULL_POOL)
-    rows.context.custom_execution_callback_classes = [Overtaking]
+    callbacks: Any = [Overtaking]  # which need not be Ray's own class
+    rows.context.custom_execution_callback_classes = callbacks
     return rows
 
 
