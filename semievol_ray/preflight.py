@@ -5,11 +5,10 @@ Invariant: every reason to refuse is told at once; the whole report stands in th
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 
-from semievol_ray.config import RunConfig, SpeedConfig
+from semievol_ray.config import RunConfig
 from semievol_ray.engines.embed import HASH
 from semievol_ray.engines.fit import Sizing, shortage
 from semievol_ray.engines.footprint import cache_bytes_a_token, weight_bytes
@@ -31,6 +30,7 @@ from semievol_ray.placement import (
 from semievol_ray.problems import Gravity, Kind, Problem, engine_hosts, engine_memory, machine_problems
 from semievol_ray.servable import check_templates
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.environments import runtime_env_mistakes
 from semievol_ray.stages.nodes import DRIVER, NodeReport, models_held, node_reports
 
 SECONDS = 30.0
@@ -129,20 +129,6 @@ def placement_problems(config: RunConfig, resources: Resources) -> list[Problem]
         text = "no node has a GPU now, so that this run uses CPUs. For GPUs keep one such node up (min_workers: 1)."
         problems.append(Problem(Gravity.WARNING, Kind.PLACEMENT, text))
     return problems
-
-
-def runtime_env_mistakes(speed: SpeedConfig) -> Iterator[str]:
-    """What Ray finds wrong with the environments of its own that a step asks for."""
-    own = {name: env for name, env in speed.runtime_env.model_dump().items() if env}
-    if not own or find_spec("ray") is None:  # the doctor tells of that
-        return
-    from ray._private.utils import parse_runtime_env_for_task_or_actor
-
-    for name, env in own.items():
-        try:
-            parse_runtime_env_for_task_or_actor(env)
-        except (TypeError, ValueError) as error:
-            yield f"speed.runtime_env.{name}: {error}"
 
 
 def models(config: RunConfig) -> list[str]:

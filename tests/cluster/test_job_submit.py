@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_config
+
+from tests.conftest import write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import questions, write_config, write_rows
+
+from tests.conftest import questions, write_config, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SLURM = ROOT / "cluster" / "slurm"

@@ -2,14 +2,17 @@
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_slurm import JOB, ROOT, free_port
+from tests.cluster.test_slurm import JOB, ROOT, free_port, wait_for
 from tests.stages.test_address import TOKEN, head
 
 NODES = ROOT / "cluster" / "nodes.py"
@@ -37,6 +40,11 @@ def home_with(folder: Path, token: str) -> dict[str, str]:
     (folder / ".ray" / "auth_token").write_text(token, encoding="utf-8")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH") and key != "RAY_ADDRESS"}
     return {**kept, "HOME": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_nodes_that_are_refused_for_a_token_are_not_waited_for(tmp_path: Path) -> None:
@@ -79,3 +87,40 @@ def test_nodes_of_a_job_find_each_other_beside_the_token_of_a_local_ray(tmp_path
     assert done.stdout.count("2 of 2 nodes are there") == 3  # of the job, the doctor's and the run's
     for node in ("n1", "n2"):
         shutil.rmtree(f"/tmp/ray-{os.getpid()}-{node}", ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_head_that_asks_for_a_users_token_is_joined_with_it_and_refuses_others(tmp_path: Path) -> None:
+    """`ray start --head` as a user says it, in whose home a local run left a token."""
+    for name in ("user", "other"):
+        (tmp_path / name).mkdir()
+    user, port, folder = (
+        home_with(tmp_path / "user", TOKEN),
+        free_port(),
+        Path(tempfile.mkdtemp(prefix="sev-", dir="/tmp")),
+    )
+    command = ["ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    command += [f"--temp-dir={folder}", "--object-store-memory=80000000", f"--ray-client-server-port={port + 10000}"]
+    ray = subprocess.Popen(
+        command, env={**user, "RAY_raylet_start_wait_time_s": "150"}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_for(lambda: listens(port), 100, "the head answers")
+        doctor = [sys.executable, "-m", "semievol_ray.cli", "doctor", "--address", f"127.0.0.1:{port}"]
+        own, others = (
+            subprocess.run(doctor, env={**user, "HOME": str(home)}, capture_output=True, text=True, timeout=150)
+            for home in (tmp_path / "user", tmp_path / "other")
+        )
+    finally:
+        ray.terminate()
+        try:
+            ray.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(ray.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    assert f"Ray cluster at 127.0.0.1:{port}" in own.stdout, own.stderr
+    assert others.returncode == 2
+    assert "takes only who shows its token" in " ".join(others.stderr.split())
+    assert "Traceback" not in own.stderr + others.stderr
