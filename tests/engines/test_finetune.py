@@ -271,6 +271,7 @@ print(json.dumps(norms))
 """
 
 
+@pytest.mark.slow
 def test_gradients_of_micro_batches_in_bfloat16_are_summed_without_losing_small_ones() -> None:
     """256/16 and then fifteen times 1/16: in bfloat16 each of these is lost."""
     with socket.socket() as probe:

@@ -94,6 +94,7 @@ def test_part_of_other_columns_or_damaged_commits_nothing(context_of: ContextOf,
         assert step.committed() is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_ray")
 def test_many_parts_are_counted_by_tasks_to_the_same(answered: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
     job, came, started = answered.job, list[int](), list[int]()
