@@ -1,12 +1,13 @@
 """What Prometheus would read of this machine's node of a running Ray."""
 
+import re
 import time
 import urllib.request
 from collections.abc import Collection
 
 
 def scraped(wanted: Collection[str], seconds: float = 40.0) -> str:
-    """The metrics of this node, once all these texts are among them. AssertionError names those that never were."""
+    """The metrics of this node, once a line has each of these patterns. AssertionError names those that never were."""
     import ray
 
     port = ray.nodes()[0]["MetricsExportPort"]  # type: ignore[no-untyped-call]
@@ -14,7 +15,7 @@ def scraped(wanted: Collection[str], seconds: float = 40.0) -> str:
     while time.monotonic() < deadline:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             text: str = answer.read().decode()
-        if not (missing := [name for name in wanted if name not in text]):
+        if not (missing := [pattern for pattern in wanted if not re.search(pattern, text)]):
             return text
         time.sleep(0.5)
     raise AssertionError(f"not among the metrics: {missing}")
