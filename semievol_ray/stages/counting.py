@@ -36,12 +36,18 @@ class Counted:
 
 def commit(context: Context, step: Step, metrics: Mapping[str, object]) -> None:
     """Commit a step of any number of parts."""
-    context.run.commit(step, metrics, measure=lambda step: facts_of(step, lambda: context.resources))
+    with context.progress.slow(f"read {step.name}", len(step.parts)) as bar:
+        context.run.commit(step, metrics, measure=lambda step: facts_of(step, lambda: context.resources, bar.advance))
 
 
-def facts_of(step: Step, start: Callable[[], object]) -> dict[str, PartFacts]:
+def facts_of(
+    step: Step, start: Callable[[], object], on_part: Callable[[], None] = lambda: None
+) -> dict[str, PartFacts]:
     """The facts of each part, in order; `start` is called where Ray is needed."""
-    found = {row["part"]: _facts(row) for row in _each(_fact, step, start)}
+    found = dict[str, PartFacts]()
+    for row in _each(_fact, step, start):
+        found[row["part"]] = _facts(row)
+        on_part()
     return {part: found[part] for part in step.parts}
 
 

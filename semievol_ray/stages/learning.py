@@ -199,6 +199,7 @@ def _train(
     name = step.name.replace("rounds/", "round ").replace("/", " ")
     with context.progress.step(name, num_steps(tuning, num_rows), "steps") as bar:
         metrics, digest = train(spec, config.speed.num_train_workers, cpus, gpus, on_step, on_silence)
+    context.progress.say(f"{step.name}: reading what was saved in another process")
     return metrics | reopened(spec, cpus, gpus), digest
 
 
