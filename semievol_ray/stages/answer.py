@@ -4,7 +4,7 @@ Invariant: what a step is given here is exactly what its output depends on.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from semievol_ray.stages.context import Adapter, Context
 from semievol_ray.stages.counting import counted
 from semievol_ray.stages.draft import DraftJob
 from semievol_ray.stages.evaluate import accuracy_metrics
-from semievol_ray.stages.groups import Wanted, beside_others, engine_groups, justifies, packed, run_group
+from semievol_ray.stages.groups import Arranged, Wanted, arranged, engine_groups, packed, run_group
 from semievol_ray.stages.justify import JustifyJob
 from semievol_ray.stages.packing import packing_lines
 from semievol_ray.stages.predict import PredictJob
@@ -77,25 +77,27 @@ def drafts_of(context: Context, fold: Asked, warm: Warm | None) -> list[Wanted]:
 
 def answer(context: Context, name: str, wanted: Sequence[Wanted]) -> None:
     """Run the sessions that bring every wanted step to its commit; endpoints are asked while engines draft."""
-    groups = engine_groups(wanted)
-    for line in packing_lines(packed(context, name, groups), context.resources_now()) if groups else []:
-        context.progress.say(line)
-    beside = beside_others(groups)
-    if beside:
-        before = [group for group in groups if group not in beside and not justifies(group)]
-        side_by_side(
-            lambda: _run(context, name, before),
-            lambda: _run(context, name, beside, beside=True),
-        )
-        groups = [group for group in groups if justifies(group)]
-    _run(context, name, groups)
+    if groups := engine_groups(wanted):
+        _run(context, name, arranged(context, name, groups))
     for item in wanted:
         _commit(context, item)
 
 
-def _run(context: Context, name: str, groups: Sequence[Sequence[Wanted]], *, beside: bool = False) -> None:
-    for group in groups:
-        run_group(context, name, group, beside=beside)
+def _run(context: Context, name: str, groups: Arranged) -> None:
+    beside, *turns = packed(context, name, groups)
+    for line in packing_lines(turns, beside, context.resources_now()):
+        context.progress.say(line)
+
+    def run(group: Sequence[Wanted], *, beside: bool = False) -> Callable[[], None]:
+        return lambda: run_group(context, name, group, beside=beside)
+
+    def draft() -> None:
+        for first, *others in groups.turns:
+            side_by_side(run(first), *(run(group, beside=True) for group in others))
+
+    side_by_side(draft, *(run(group, beside=True) for group in groups.beside))
+    for group in groups.last:
+        run_group(context, name, group)
 
 
 def evaluation(context: Context, name: str, test: Step, adapter: Adapter | None) -> Wanted:

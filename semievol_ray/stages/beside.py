@@ -1,34 +1,37 @@
-"""Two pieces of a round's work at once: what waits for endpoints in a thread, beside what uses the cluster's devices.
+"""Pieces of a round's work at once: engines on devices of their own, and what waits for endpoints, a thread each.
 
-Invariant: the failure of one ends the other, and both have ended when `side_by_side` does.
+Invariant: the failure of one ends the others, and all have ended when `side_by_side` does.
 """
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 from semievol_ray.errors import DeadlineReached
 
 END_SECONDS = 60.0
 """How long the thread is waited for once it was told to end; it looks each second."""
-_failed: ContextVar[threading.Event | None] = ContextVar("failed", default=None)
+_failed: ContextVar[tuple[threading.Event, ...]] = ContextVar("failed", default=())
+"""Set where something failed: beside this, or beside what this is a piece of."""
 
 
 class OvertakenError(Exception):
     """What runs beside this has failed, which is told there."""
 
 
-def side_by_side(here: Callable[[], None], beside: Callable[[], None]) -> None:
-    """Do both, the second in a thread. Raises what either raises, which ends the other; so does Ctrl-C.
+def side_by_side(here: Callable[[], None], *beside: Callable[[], None]) -> None:
+    """Do all, the first in this thread. Raises what any of them raises, which ends the others; so does Ctrl-C.
 
-    A deadline ends each by itself, as it leaves its parts.
+    A deadline ends each by itself, as it leaves its parts. A piece may itself be several side by side.
     """
     failed, raised = threading.Event(), list[BaseException]()
+    around = _failed.get()
 
-    def run() -> None:
-        _failed.set(failed)
+    def run(work: Callable[[], None]) -> None:
+        _failed.set((*around, failed))
         try:
-            beside()
+            work()
         except OvertakenError:
             return
         except BaseException as error:
@@ -36,21 +39,22 @@ def side_by_side(here: Callable[[], None], beside: Callable[[], None]) -> None:
             if not isinstance(error, DeadlineReached):
                 failed.set()
 
-    thread = threading.Thread(target=run, name="beside", daemon=True)
-    before = _failed.set(failed)
-    thread.start()
+    threads = [threading.Thread(target=run, args=(work,), name="beside", daemon=True) for work in beside]
+    before = _failed.set((*around, failed))
+    for thread in threads:
+        thread.start()
     try:
-        _then_join(here, thread)
+        _then_join(here, threads)
     except BaseException as error:
         failed.set()
-        thread.join(END_SECONDS)
-        if isinstance(error, OvertakenError):
-            raise raised[0] from None
+        _join(threads, END_SECONDS)
+        if isinstance(error, OvertakenError) and (first := _first(raised)):
+            raise first from None
         raise
     finally:
         _failed.reset(before)
-    if raised:
-        raise raised[0]
+    if first := _first(raised):
+        raise first
 
 
 class Overtaking:
@@ -65,7 +69,7 @@ class Overtaking:
     def before_execution_starts(self, executor: object) -> None: ...
 
     def on_execution_step(self, executor: object) -> None:  # noqa: ARG002
-        if self._failed and self._failed.is_set():
+        if any(failed.is_set() for failed in self._failed):
             raise OvertakenError
 
     def after_execution_succeeds(self, executor: object) -> None: ...
@@ -73,10 +77,21 @@ class Overtaking:
     def after_execution_fails(self, executor: object, error: Exception) -> None: ...
 
 
-def _then_join(here: Callable[[], None], thread: threading.Thread) -> None:
+def _then_join(here: Callable[[], None], threads: Sequence[threading.Thread]) -> None:
     try:
         here()
     except DeadlineReached:
-        thread.join()
+        _join(threads)
         raise
-    thread.join()
+    _join(threads)
+
+
+def _join(threads: Sequence[threading.Thread], seconds: float | None = None) -> None:
+    end = None if seconds is None else time.monotonic() + seconds
+    for thread in threads:
+        thread.join(None if end is None else max(0.0, end - time.monotonic()))
+
+
+def _first(raised: Sequence[BaseException]) -> BaseException | None:
+    """What is told of several failures: the first that is no deadline."""
+    return next((error for error in raised if not isinstance(error, DeadlineReached)), next(iter(raised), None))

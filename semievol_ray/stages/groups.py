@@ -17,7 +17,7 @@ from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.openai import MOST_DELAY_SECONDS
 from semievol_ray.errors import DeadlineReached
 from semievol_ray.methodconfig import EndpointConfig
-from semievol_ray.placement import Replicas, place, with_work
+from semievol_ray.placement import Replicas, place, turns, with_work
 from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
@@ -63,11 +63,37 @@ def justifies(group: Sequence[Wanted]) -> bool:
     return any(isinstance(item.job, JustifyJob) for item in group)
 
 
-def beside_others(groups: Sequence[list[Wanted]]) -> list[list[Wanted]]:
-    """The groups behind endpoints, where engines of the cluster draft at the same time; else none."""
-    far = [group for group in groups if group[0].endpoint]
-    near = [group for group in groups if not group[0].endpoint and not justifies(group)]
-    return far if near else []
+@dataclass(frozen=True)
+class Arranged:
+    """Engine groups in the order in which they run: turns of those that stand at once, endpoints beside all turns.
+
+    `last`: the group that reads what all others draft.
+    """
+
+    turns: Sequence[Sequence[list[Wanted]]]
+    beside: Sequence[list[Wanted]]
+    last: Sequence[list[Wanted]]
+
+    @property
+    def whole(self) -> list[list[list[Wanted]]]:
+        """Everything but the endpoints, turn by turn."""
+        return [*map(list, self.turns), *([group] for group in self.last)]
+
+
+def arranged(context: Context, name: str, groups: Sequence[list[Wanted]]) -> Arranged:
+    """Groups whose engines fit on the cluster together draft at once; on CPUs where nobody said how many engines.
+
+    A node's memory was looked at for as many engines as fit on its CPUs, or for the number said, of one group.
+    """
+    last = [group for group in groups if justifies(group)]
+    beside = [group for group in groups if group[0].endpoint and not justifies(group)]
+    near = [group for group in groups if group not in last and group not in beside]
+    if not near:
+        return Arranged([], beside, last)
+    pools, resources = [_placed(context, name, group)[1] for group in near], context.resources_now()
+    may = context.on_gpu or context.config.speed.num_replicas == "auto"
+    found = turns(pools, resources) if may else [[i] for i in range(len(near))]
+    return Arranged([[near[i] for i in turn] for turn in found], beside, last)
 
 
 def run_group(context: Context, name: str, group: Sequence[Wanted], *, beside: bool = False) -> None:
@@ -156,20 +182,19 @@ def _mean_rows(job: Job) -> int:
     return round(_source(job).num_rows(left) / max(len(left), 1))
 
 
-def packed(context: Context, name: str, groups: Sequence[list[Wanted]]) -> list[PackedGroup]:
-    """What there is to say of these groups before the first of them starts; nothing where there is none."""
-    beside = beside_others(groups)
-    events = read_events(context.run.root) if groups else []
-    return [
-        PackedGroup(
+def packed(context: Context, name: str, groups: Arranged) -> list[list[PackedGroup]]:
+    """What there is to say of these groups before the first of them starts: endpoints, then turn by turn."""
+    events = read_events(context.run.root)
+
+    def told(group: Sequence[Wanted]) -> PackedGroup:
+        return PackedGroup(
             _name(context, name, group),
             _placed(context, name, group)[1],
             sum(_source(item.job).num_rows(item.job.step.missing_parts()) for item in group),
             rate_before(events, [item.job.step.name for item in group]),
-            beside=group in beside,
         )
-        for group in groups
-    ]
+
+    return [[told(group) for group in turn] for turn in (groups.beside, *groups.whole)]
 
 
 def _placed(context: Context, name: str, group: Sequence[Wanted]) -> tuple[Session, Replicas]:

@@ -14,28 +14,30 @@ from semievol_ray.placement import Replicas, Resources
 
 @dataclass(frozen=True)
 class PackedGroup:
-    """One engine group: its name, its pool, the answers it still owes, and answers a second of one engine before.
-
-    `beside`: it is asked while engines of the others answer.
-    """
+    """One engine group: its name, its pool, the answers it still owes, and answers a second of one engine before."""
 
     name: str
     replicas: Replicas
     num_answers: int
     rate_each: float | None
-    beside: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it takes at the pace of before; None where there is none."""
+        return self.num_answers / (self.rate_each * self.replicas.num) if self.rate_each else None
 
 
-def packing_lines(groups: Sequence[PackedGroup], resources: Resources) -> list[str]:
-    """A line for each group, in the order in which they run, and one for all of them; none without groups."""
-    if not groups:
-        return []
+def packing_lines(
+    turns: Sequence[Sequence[PackedGroup]], beside: Sequence[PackedGroup], resources: Resources
+) -> list[str]:
+    """A line for each group, in the order in which they run, and one for all of them; none without groups.
+
+    `turns`: one after the other, the groups of one at once; `beside`: behind endpoints, beside all turns that draft.
+    """
+    groups = [*beside, *(group for turn in turns for group in turn)]
     lines = [f"engines: {_group(group, resources)}" for group in groups]
     if len(groups) > 1:
-        num_beside = sum(group.beside for group in groups)
-        order = f"{len(groups) - num_beside} groups one after the other, one start each"
-        order += f", and beside them {num_beside} behind endpoints" if num_beside else ""
-        lines.append(f"engines: {order}{_together(groups)}")
+        lines.append(f"engines: {_order(turns, beside)}{_together(turns, beside)}")
     return lines
 
 
@@ -53,13 +55,28 @@ def rate_before(events: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> fl
     return rows / busy if busy > 0 else None
 
 
-def _together(groups: Sequence[PackedGroup]) -> str:
+def _order(turns: Sequence[Sequence[PackedGroup]], beside: Sequence[PackedGroup]) -> str:
+    num = sum(map(len, turns))
+    behind = f"{len(beside)} behind {'endpoints' if len(beside) > 1 else 'an endpoint'}"
+    if num == 0:
+        return f"{behind}, at once"
+    order = "1 group" if num == 1 else f"{num} groups {_at_once(num, len(turns))}, one start each"
+    return f"{order}, and beside {'it' if num == 1 else 'them'} {behind}" if beside else order
+
+
+def _at_once(num: int, num_turns: int) -> str:
+    if num_turns == num:
+        return "one after the other"
+    return "at once" if num_turns == 1 else f"in {num_turns} turns, those of a turn at once"
+
+
+def _together(turns: Sequence[Sequence[PackedGroup]], beside: Sequence[PackedGroup]) -> str:
     """The time of all groups, where every pace is known; what runs beside may take longer than what it runs beside."""
-    if not all(group.rate_each for group in groups):
+    each = [[group.seconds for group in turn] for turn in (beside, *turns)]
+    if None in (seconds for turn in each for seconds in turn):
         return ""
-    each = [(group.beside, group.num_answers / ((group.rate_each or 1.0) * group.replicas.num)) for group in groups]
-    seconds = max(sum(time for beside, time in each if beside is which) for which in (True, False))
-    return f", about {tables.seconds(seconds)} without starts"
+    far, *near = [max((seconds or 0.0 for seconds in turn), default=0.0) for turn in each]
+    return f", about {tables.seconds(max(far, sum(near)))} without starts"
 
 
 def _group(group: PackedGroup, resources: Resources) -> str:

@@ -1,4 +1,4 @@
-"""Endpoints asked while engines answer: both at once, and the failure of either ends the other."""
+"""Engines and endpoints that answer at once: the failure of one ends the others."""
 
 import json
 import threading
@@ -68,6 +68,37 @@ def test_deadline_of_one_leaves_the_other_to_come_to_its_own_end() -> None:
     assert ended == ["slowly", "slowly"]
 
 
+def test_failure_ends_the_pieces_of_a_piece_beside_it_and_is_raised_as_itself() -> None:
+    ended: list[str] = []
+
+    def ending(name: str) -> Callable[[], None]:
+        def work() -> None:
+            try:
+                _until_overtaken()
+            finally:
+                ended.append(name)
+
+        return work
+
+    def pieces() -> None:
+        side_by_side(ending("a"), ending("b"))
+
+    for works in ((pieces, _raising(RunStopped("far"))), (_raising(RunStopped("far")), pieces)):
+        ended.clear()
+        with pytest.raises(RunStopped, match="far"):
+            side_by_side(*works)
+        assert sorted(ended) == ["a", "b"]
+
+
+def test_failure_is_told_rather_than_a_deadline_that_came_before_it() -> None:
+    def later() -> None:
+        time.sleep(0.2)
+        raise RunStopped("later")
+
+    with pytest.raises(RunStopped, match="later"):
+        side_by_side(lambda: None, _raising(DeadlineReached("now")), later)
+
+
 @pytest.fixture
 def endpoint() -> Iterator[Callable[[int], str]]:
     """endpoint(status) -> the URL of a server that answers each question so, after SECONDS."""
@@ -128,3 +159,31 @@ def test_endpoint_that_refuses_every_request_ends_the_engines_beside_it(
     with pytest.raises(ConfigError, match="status 401"):
         _answer(context_of, pool, shown, endpoint(401), 60.0)
     assert time.monotonic() - began < 45
+
+
+def _drafted(context_of: Callable[..., Context], pool: Step, shown: Step, num_replicas: object) -> list[str]:
+    """The kinds of session events of three bases' drafts, two engines of which have room at once."""
+    models = [{"model": name, "demonstrations": 0} for name in ("one", "two", "three")]
+    context = context_of(
+        method={"embedder": "hash", "collaborators": models},
+        speed={"num_cpus_per_replica": 1, "num_replicas": num_replicas, "engine_kwargs": {"seconds_per_request": 0.2}},
+    )
+    wanted = drafts_of(context, Asked("rounds/0001", pool, shown, None), None)
+    answer(context, "drafts", wanted)
+    assert all(item.job.step.committed() for item in wanted)
+    return [event["kind"] for event in read_events(context.run.root) if event["kind"].startswith("session_")]
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_groups_that_have_room_beside_each_other_draft_at_once(
+    pool: Step, shown: Step, context_of: Callable[..., Context]
+) -> None:
+    kinds = _drafted(context_of, pool, shown, "auto")
+    assert kinds == ["session_started"] * 2 + ["session_ended"] * 2 + ["session_started", "session_ended"]
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_groups_on_cpus_stand_alone_where_the_number_of_engines_is_set(
+    pool: Step, shown: Step, context_of: Callable[..., Context]
+) -> None:
+    assert _drafted(context_of, pool, shown, 1) == ["session_started", "session_ended"] * 3

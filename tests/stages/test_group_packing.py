@@ -19,7 +19,7 @@ def _part(step: str, replica: str, second: int, rows: int = 40, seconds: float =
 def test_groups_are_told_with_what_they_take_and_the_pace_of_before() -> None:
     base = PackedGroup("round-2 base", Replicas(4, 1, 4, 1), 8000, 2.5)
     warm = PackedGroup("round-2 warm", Replicas(16, 1, 1, 1), 3200, None)
-    assert packing_lines([base, warm], GPUS) == [
+    assert packing_lines([[base], [warm]], [], GPUS) == [
         "engines: round-2 base: 4 x 4 GPUs, 16 of 16 GPUs, 8,000 answers, about 10 answers/s (2.5 an engine before)",
         "engines: round-2 warm: 16 x 1 GPU, 16 of 16 GPUs, 3,200 answers, its pace not known yet",
         "engines: 2 groups one after the other, one start each",
@@ -28,21 +28,40 @@ def test_groups_are_told_with_what_they_take_and_the_pace_of_before() -> None:
 
 def test_time_of_all_groups_is_told_where_every_pace_is_known() -> None:
     group = PackedGroup("round-2 base", Replicas(1, 2, 0, 2), 120, 2.0)
-    lines = packing_lines([group, group], Resources((Node(2, 0),)))
+    lines = packing_lines([[group], [group]], [], Resources((Node(2, 0),)))
     assert "1 x 2 CPUs, 2 of 2 CPUs" in lines[0]
     assert lines[-1].endswith("about 2m00s without starts")
-    assert packing_lines([], GPUS) == []
+    assert packing_lines([], [], GPUS) == []
 
 
 def test_group_behind_an_endpoint_is_told_to_run_beside_the_others() -> None:
     near = PackedGroup("round-2 base", Replicas(16, 1, 1, 1), 8000, 2.5)
-    far = PackedGroup("round-2 endpoint", Replicas(1, 0, 0, 1), 1000, 2.0, beside=True)
-    lines = packing_lines([far, near, near], GPUS)
+    far = PackedGroup("round-2 endpoint", Replicas(1, 0, 0, 1), 1000, 2.0)
+    lines = packing_lines([[near], [near]], [far], GPUS)
     assert lines[0] == "engines: round-2 endpoint: elsewhere, 1,000 answers, about 2 answers/s (2 an engine before)"
     assert lines[-1] == (
-        "engines: 2 groups one after the other, one start each, and beside them 1 behind endpoints, "
+        "engines: 2 groups one after the other, one start each, and beside them 1 behind an endpoint, "
         "about 8m20s without starts"
     )
+
+
+def test_groups_of_one_turn_take_as_long_as_the_slowest_of_them() -> None:
+    short, long = (PackedGroup("round-2", Replicas(2, 1, 1, 1), rows, 2.0) for rows in (400, 800))
+    assert packing_lines([[short, long]], [], GPUS)[-1] == (
+        "engines: 2 groups at once, one start each, about 3m20s without starts"
+    )
+    assert packing_lines([[short, long], [short]], [], GPUS)[-1] == (
+        "engines: 3 groups in 2 turns, those of a turn at once, one start each, about 5m00s without starts"
+    )
+
+
+def test_one_group_and_endpoints_alone_are_told_as_such() -> None:
+    near, far = (
+        PackedGroup("round-2 base", Replicas(2, 1, 1, 1), 4, None),
+        PackedGroup("far", Replicas(1, 0, 0, 1), 4, None),
+    )
+    assert packing_lines([[near]], [far, far], GPUS)[-1] == "engines: 1 group, and beside it 2 behind endpoints"
+    assert packing_lines([], [far, far], GPUS)[-1] == "engines: 2 behind endpoints, at once"
 
 
 def test_rate_is_that_of_one_engine_in_the_same_steps_of_earlier_rounds() -> None:
