@@ -1,7 +1,8 @@
 """The lease of a run directory: who drives it now, with a fencing number that only grows.
 
 Invariant: each holder has a file of its own, lease/<fence>.json, made by create-if-absent; the highest is the holder,
-and a file is only ever rewritten by the one who made it. So of two takers one fails, whatever dies in between.
+and a file is only ever rewritten by the one who made it. So of two takers one fails, whatever dies in between. On a
+disk a holder's files come out of a folder of its own, which the next one withdraws before it looks at what there is.
 """
 
 import json
@@ -11,6 +12,8 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from semievol_ray.errors import RunInUseError, StorageError
 
 RENEW_SECONDS = 5.0
 PATIENCE_SECONDS = 60.0
+_STAGING = ".staging"
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +53,11 @@ class Claim:
     fence: int
     token: str = ""
 
+    @property
+    def staging(self) -> str:
+        """Where this driver's files are made whole before they are stored, on a disk."""
+        return f"{self.root}/lease/{self.fence:06d}-{self.token}{_STAGING}"
+
     def is_lost(self) -> bool:
         """Whether another driver has the run by now: nothing more may be stored."""
         return is_superseded(self.root, self.fence, self.token)
@@ -57,6 +66,16 @@ class Claim:
         """RunInUseError when another driver has the run by now."""
         if self.is_lost():
             raise superseded(self.root, self.fence)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For what is stored by way of `staging`. RunInUseError when another driver has the run, before or by then."""
+        self.check()
+        try:
+            yield
+        except StorageError:
+            self.check()
+            raise
 
 
 def newest_holder(root: str) -> Holder | None:
@@ -126,6 +145,9 @@ class Lease:
         )
         if not storage.create(_path(root, mine.fence), _encode(mine)):
             raise _in_use(root, _read(_path(root, mine.fence)))
+        for older in storage.names(f"{root}/lease", _STAGING):
+            storage.withdraw(f"{root}/lease/{older}")
+        storage.make_folder(Claim(root, mine.fence, mine.token).staging)
         return cls(root, mine, renew_seconds)
 
     def check(self) -> None:
@@ -139,6 +161,7 @@ class Lease:
         self._stop.set()
         self._thread.join()
         try:
+            storage.withdraw(self.claim.staging)
             if _token_at(_path(self._root, self.fence)) == self._holder.token:
                 storage.write(_path(self._root, self.fence), _encode(replace(self._holder, released=True)))
         except StorageError as error:  # must not hide why the run ends; the next driver sees that we are dead

@@ -44,9 +44,9 @@ def read_listing(folder: str) -> dict[str, PartFacts]:
         ) from error
 
 
-def write_listing(folder: str, facts: Mapping[str, PartFacts]) -> None:
-    """Keep what the parts of a step hold."""
-    storage.write(f"{folder}/{LISTING_FILE}", encode({part: asdict(of) for part, of in facts.items()}))
+def write_listing(folder: str, facts: Mapping[str, PartFacts], staging: str | None = None) -> None:
+    """Keep what the parts of a step hold. `staging`: as storage.create."""
+    storage.write(f"{folder}/{LISTING_FILE}", encode({part: asdict(of) for part, of in facts.items()}), staging)
 
 
 def measured(folder: str, parts: Sequence[str]) -> dict[str, PartFacts]:

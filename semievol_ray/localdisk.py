@@ -29,6 +29,7 @@ _REMEDIES = {
     errno.EROFS: "That file system is read-only: name a folder on another one.",
     errno.ENOENT: "Check the spelling, and that the disk it lies on is mounted.",
     errno.ENOTDIR: "A part of that path is a file, not a folder: name another path.",
+    errno.EXDEV: "A run directory lies on one file system: put what was moved out of it back.",
     errno.EISDIR: "That is a folder, and a file was expected: name another path.",
 }
 
@@ -54,12 +55,12 @@ def remedy(error: BaseException, _: str) -> str:
     return _REMEDIES.get(number, "Check the disk it lies on, then run the same command again.")
 
 
-def create(path: str, data: bytes) -> bool:
+def create(path: str, data: bytes, staging: str | None = None) -> bool:
     """Store a new file; False when the path exists."""
     target = Path(path)
     if target.exists():
         return False
-    with _temporary(target, data) as temporary:
+    with _temporary(target, data, staging) as temporary:
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -70,10 +71,10 @@ def create(path: str, data: bytes) -> bool:
     return True
 
 
-def write(path: str, data: bytes) -> None:
+def write(path: str, data: bytes, staging: str | None = None) -> None:
     """Store a file in place of an older one."""
     target = Path(path)
-    with _temporary(target, data) as temporary:
+    with _temporary(target, data, staging) as temporary:
         temporary.replace(target)
     _sync_folder(target.parent)
 
@@ -148,6 +149,14 @@ def remove_folder(folder: str) -> None:
         shutil.rmtree(folder)
 
 
+def withdraw(folder: str) -> None:
+    """Let nothing that is made in a folder come out of it from here on, whoever works there; then delete it."""
+    away = f"{folder}.{uuid.uuid4().hex}{TEMPORARY}"
+    with contextlib.suppress(FileNotFoundError):
+        Path(folder).rename(away)
+        shutil.rmtree(away, ignore_errors=True)  # on NFS a name may stand while somebody has its file open
+
+
 def make_folder(path: str) -> None:
     """Make a folder and those above it."""
     Path(path).mkdir(parents=True, exist_ok=True)
@@ -201,11 +210,11 @@ def locked(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary(target: Path, data: bytes) -> Iterator[Path]:
-    """A synced file with `data` beside `target`, gone on leaving unless it was renamed."""
+def _temporary(target: Path, data: bytes, staging: str | None) -> Iterator[Path]:
+    """A synced file with `data` in `staging`, else beside `target`, gone on leaving unless it was renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # os.open and not tempfile: on a shared cluster the umask, not 0600, decides who may read a run
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    temporary = Path(staging or target.parent, f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:

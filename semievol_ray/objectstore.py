@@ -67,7 +67,7 @@ def remedy(error: BaseException, url: str) -> str:
     return "Check the network and the endpoint, then run the same command again."
 
 
-def create(url: str, data: bytes) -> bool:
+def create(url: str, data: bytes, _staging: str | None = None) -> bool:
     """Store a new object by one conditional request; False when the key is taken."""
     try:
         _files(url).pipe_file(url, data, mode="create")
@@ -80,7 +80,7 @@ def create(url: str, data: bytes) -> bool:
     return True
 
 
-def write(url: str, data: bytes) -> None:
+def write(url: str, data: bytes, _staging: str | None = None) -> None:
     """Store an object in place of an older one."""
     _files(url).pipe_file(url, data)
 
@@ -168,6 +168,11 @@ def remove(url: str) -> None:
         _files(url).rm_file(url)
     except FileNotFoundError:
         return
+
+
+def withdraw(url: str) -> None:
+    """Nothing: an object is made where it is to lie."""
+    scheme_of(url)
 
 
 def make_folder(url: str) -> None:

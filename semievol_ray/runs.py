@@ -146,7 +146,7 @@ class Run:
         _require_no_parts(step)
         if origin := self._share and sharing.take(self._share, step, json.loads(record)):
             self.event("step_shared", step=name, shared_from=origin)
-        elif storage.create(f"{step.path}/{STEP_FILE}", record):
+        elif self._begin(step, record):
             self.event("step_started", step=name, num_parts=len(parts))
         else:
             self._resume(step, same)
@@ -185,14 +185,18 @@ class Run:
         seconds = time.monotonic() - self._began.get(step.name, time.monotonic())
         committed = {"time": now(), "digest": digest, "num_rows": num_rows, "metrics": dict(metrics)}
         record = {**record, "committed": {**committed, "seconds": round(seconds, 3), "fence": self.fence}}
-        self._lease.check()
-        write_listing(step.path, facts)
-        self._lease.check()
-        storage.write(f"{step.path}/{STEP_FILE}", encode(record))
+        with self.claim.held():
+            write_listing(step.path, facts, self.claim.staging)
+        with self.claim.held():
+            storage.write(f"{step.path}/{STEP_FILE}", encode(record), self.claim.staging)
         self._open.pop(step.name, None)
         self.event("step_committed", step=step.name, **record["committed"])
         if self._share:
             sharing.offer(self._share, step)
+
+    def _begin(self, step: Step, record: bytes) -> bool:
+        with self.claim.held():
+            return storage.create(f"{step.path}/{STEP_FILE}", record, self.claim.staging)
 
     def _resume(self, step: Step, same: Mapping[str, object]) -> None:
         record = step.record()

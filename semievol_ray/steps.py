@@ -65,14 +65,20 @@ class Step:
         return cleaned.removed(read_step_record(self.path)) if known else ""
 
     def commit_part(self, part: str, table: pa.Table) -> bool:
-        """Store a part; False when another worker was first, whose part then stands: go on with `read_part`."""
+        """Store a part; False when another worker was first, whose part then stands: go on with `read_part`.
+
+        RunInUseError when the driver was taken over; on a disk nothing of it is stored then.
+        """
         assert part in self.parts, part
-        self._require_fence()
-        is_ours = storage.create_table(self.part_path(part), table)
+        claim = self._claim
+        if claim is None:
+            return storage.create_table(self.part_path(part), table)
+        with claim.held():
+            is_ours = storage.create_table(self.part_path(part), table, claim.staging)
         try:
-            self._require_fence()
+            claim.check()
         except RunInUseError:
-            # we stood still between check and create: what we were given may be gone and the folder another's by now
+            # in an object store what stood still between check and create has landed, maybe in another's folder by now
             if is_ours and not self._stands():
                 storage.remove(self.part_path(part))
             raise
@@ -159,9 +165,9 @@ class Step:
         """The numerics this step was begun with, whatever the configuration says now."""
         return dict(self.record()["numerics"])
 
-    def _require_fence(self) -> None:
-        if self.fence is not None:
-            Claim(self.root, self.fence, self.token).check()
+    @property
+    def _claim(self) -> Claim | None:
+        return None if self.fence is None else Claim(self.root, self.fence, self.token)
 
     def _stands(self) -> bool:
         """Whether the folder is still the one in which this step was begun."""

@@ -56,9 +56,10 @@ def attempt(path: str, verb: str, action: Callable[[], _T]) -> _T:
         raise StorageError(f"cannot {verb} {path}: {disk.reason(error)}. {disk.remedy(error, path)}") from error
 
 
-def create(path: str, data: bytes) -> bool:
+def create(path: str, data: bytes, staging: str | None = None) -> bool:
     """Store a new file, whole or not at all; False, and nothing changed, when the path already exists.
 
+    On a disk it is made whole in the folder `staging` first, and not stored where that was withdrawn: StorageError.
     Of any number of processes that race for one path exactly one gets True. Where the answer to a try was lost, what
     lies there tells: with these very bytes in it, it counts as ours. Missing folders are made.
     """
@@ -69,7 +70,7 @@ def create(path: str, data: bytes) -> bool:
     def once() -> bool:
         nonlocal unsure
         sure, unsure = not unsure, True
-        if disk.create(path, data):
+        if disk.create(path, data, staging):
             return True
         if sure:
             return False
@@ -78,9 +79,9 @@ def create(path: str, data: bytes) -> bool:
     return attempt(path, "create", once)
 
 
-def write(path: str, data: bytes) -> None:
-    """Store a file, replacing an older one atomically. Missing folders are made."""
-    attempt(path, "write", lambda: _disk(path).write(path, data))
+def write(path: str, data: bytes, staging: str | None = None) -> None:
+    """Store a file, replacing an older one atomically. Missing folders are made. `staging`: as `create`."""
+    attempt(path, "write", lambda: _disk(path).write(path, data, staging))
 
 
 def read(path: str) -> bytes:
@@ -143,6 +144,11 @@ def remove_folder(folder: str) -> None:
 def make_folder(path: str) -> None:
     """Make a folder and those above it, where missing."""
     attempt(path, "make the folder", lambda: _disk(path).make_folder(path))
+
+
+def withdraw(folder: str) -> None:
+    """Delete a folder that served as `staging`: from here on nothing that was begun there is stored."""
+    attempt(folder, "withdraw", lambda: _disk(folder).withdraw(folder))
 
 
 def append_line(path: str, text: str) -> None:
@@ -217,12 +223,12 @@ def check_conditional_create(root: str) -> None:
         )
 
 
-def create_table(path: str, table: pa.Table) -> bool:
+def create_table(path: str, table: pa.Table, staging: str | None = None) -> bool:
     """Store a table as parquet through `create`; equal rows under one schema give equal bytes.
 
     Metadata and chunk borders of `table` are dropped; pages carry checksums, which `read_table` verifies.
     """
-    return create(path, table_bytes(table))
+    return create(path, table_bytes(table), staging)
 
 
 def table_bytes(table: pa.Table) -> bytes:

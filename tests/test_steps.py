@@ -1,15 +1,17 @@
 """A step's folder: its rows counted, its parts fenced, its step.json looked at."""
 
 import json
+import os
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from semievol_ray import storage
+from semievol_ray import lease, storage
 from semievol_ray.errors import RunInUseError, StorageError
 from semievol_ray.lease import Holder
 from semievol_ray.listing import measured, read_listing
@@ -97,6 +99,32 @@ def test_steps_of_five_thousand_parts_are_listed_and_resumed_quickly(tmp_path: P
         assert time.process_time() - began < 0.5
 
 
+@pytest.mark.parametrize("is_commit", [False, True])
+def test_driver_that_stood_still_after_its_last_look_lands_nothing_on_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_commit: bool
+) -> None:
+    fsync = os.fsync
+    with Run.open(str(tmp_path), {}) as stopped:
+        step = _begin(stopped)
+        for part in PARTS[not is_commit :]:
+            step.commit_part(part, _rows(1))
+
+        def late(handle: int) -> None:
+            """What is to be stored lies whole in a file without its name when another driver takes the run."""
+            monkeypatch.setattr(os, "fsync", fsync)
+            monkeypatch.setattr(lease, "is_running", lambda _: False)
+            fsync(handle)
+            lease.Lease.take(str(tmp_path)).close()
+
+        monkeypatch.setattr(os, "fsync", late)
+        stored = partial(stopped.commit, step, {}) if is_commit else partial(step.commit_part, PARTS[0], _rows(1))
+        with pytest.raises(RunInUseError, match="taken over"):
+            stored()
+        assert step.missing_parts() == (() if is_commit else PARTS[:1])
+        assert step.committed() is None
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_worker_that_stood_still_before_its_create_adds_to_the_step_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,9 +132,9 @@ def test_worker_that_stood_still_before_its_create_adds_to_the_step_it_was_given
     with Run.open(str(tmp_path), {}) as run:
         step = _begin(run)
 
-        def late(path: str, table: pa.Table) -> bool:
+        def late(path: str, table: pa.Table, staging: str | None = None) -> bool:
             _take_over(tmp_path, run.fence + 1)
-            return create(path, table)
+            return create(path, table, staging)
 
         monkeypatch.setattr(storage, "create_table", late)
         with pytest.raises(RunInUseError, match="taken over"):
@@ -136,7 +164,7 @@ def test_worker_that_stood_still_adds_nothing_to_a_folder_that_was_made_anew(
     with Run.open(str(tmp_path), {}) as stopped:
         stale = _begin(stopped)
 
-        def late(path: str, table: pa.Table) -> bool:
+        def late(path: str, table: pa.Table, staging: str | None = None) -> bool:
             """The run is taken over and the step's folder deleted while the worker stands still."""
             monkeypatch.setattr(storage, "create_table", create)
             _take_over(tmp_path, stopped.fence + 1)
@@ -145,7 +173,7 @@ def test_worker_that_stood_still_adds_nothing_to_a_folder_that_was_made_anew(
                 with Run.open(str(tmp_path), {}) as run:
                     fresh = _begin(run, theta=0.6)
                     fresh.commit_part(PARTS[1], _rows(1, "new"))
-            return create(path, table)
+            return create(path, table, staging)
 
         monkeypatch.setattr(storage, "create_table", late)
         with pytest.raises(RunInUseError, match="taken over"):
