@@ -5,7 +5,7 @@ Invariant: what is returned can be scheduled at once on the cluster as it is, un
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,21 +121,6 @@ def with_work(speed: SpeedConfig, replicas: Replicas, most: int) -> Replicas:
     return replace(replicas, num=num, min_num=fewest, max_num=largest)
 
 
-def turns(pools: Sequence[Replicas], resources: Resources) -> list[list[int]]:
-    """Which of these pools stand at once: positions, turn by turn, each in the first turn where its engines have room.
-
-    A pool counts with the most engines it may grow to, so that none waits for what another holds.
-    """
-    found: list[list[int]] = []
-    for position, pool in enumerate(pools):
-        fitting = (turn for turn in found if _fit([*(pools[i] for i in turn), pool], resources))
-        if (turn := next(fitting, None)) is None:
-            found.append([position])
-        else:
-            turn.append(position)
-    return found
-
-
 def place_embedding(resources: Resources, num_parts: int) -> Replicas:
     """Embedders for so many parts: one a GPU, without GPUs one a node with its CPUs; each has parts enough to start."""
     gpus = 1.0 if resources.num_gpus else 0.0
@@ -234,12 +219,6 @@ def parallel_words(speed: SpeedConfig) -> str:
     """The parallel sizes that are set, as arithmetic: tensor_parallel_size 4 x pipeline_parallel_size 2."""
     sizes = {f"{kind}_parallel_size": _size(speed, kind) for kind in ("tensor", "pipeline")}
     return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "tensor_parallel_size 1"
-
-
-def _fit(pools: Sequence[Replicas], resources: Resources) -> bool:
-    """Whether these pools fit at once: counted as if each of their engines needed what the largest does."""
-    cpus, gpus = max(pool.cpus_each for pool in pools), max(pool.gpus_each for pool in pools)
-    return sum(pool.max_num for pool in pools) <= resources.num_places(cpus, gpus)
 
 
 def _engine_needs(speed: SpeedConfig, resources: Resources) -> tuple[int, float, float]:

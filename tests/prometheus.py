@@ -15,7 +15,7 @@ def scraped(wanted: Collection[str], seconds: float = 40.0) -> str:
     while time.monotonic() < deadline:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             text: str = answer.read().decode()
-        if not (missing := [pattern for pattern in wanted if not re.search(pattern, text)]):
+        if not (missing := [pattern for pattern in wanted if not re.search(pattern, text, re.MULTILINE)]):
             return text
         time.sleep(0.5)
     raise AssertionError(f"not among the metrics: {missing}")

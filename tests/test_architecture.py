@@ -44,6 +44,7 @@ FLOORS = [
     ["clean"],
     ["engines"],
     ["placement"],
+    ["turns"],
     ["stages"],
     ["endpoint"],
     ["servable"],

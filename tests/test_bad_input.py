@@ -259,10 +259,12 @@ def test_disk_that_takes_no_more_is_told_with_path_and_remedy(
 ) -> None:
     root, open_file = config_path.parent / "run", os.open
 
-    def failing(path: str, flags: int, *rest: int) -> int:
-        if "data/unlabeled" in str(path) and flags & os.O_CREAT:
+    def failing(path: str, flags: int, *rest: int, **where: int) -> int:
+        """From the pool's first part on."""
+        is_part = "part-" in str(path) and str(path).endswith(".tmp")
+        if is_part and flags & os.O_CREAT and (root / "data/unlabeled/step.json").exists():
             raise OSError(number, os.strerror(number))
-        return open_file(path, flags, *rest)
+        return open_file(path, flags, *rest, **where)
 
     monkeypatch.setattr(os, "open", failing)
     assert cli.main(["run", str(config_path), "--run", str(root)]) == 2

@@ -17,7 +17,7 @@ from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.openai import MOST_DELAY_SECONDS
 from semievol_ray.errors import DeadlineReached
 from semievol_ray.methodconfig import EndpointConfig
-from semievol_ray.placement import Replicas, place, turns, with_work
+from semievol_ray.placement import Replicas, place, with_work
 from semievol_ray.runs import Step, read_events
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
@@ -30,6 +30,7 @@ from semievol_ray.stages.predict import PredictJob
 from semievol_ray.stages.session import in_flight, run_session
 from semievol_ray.stages.supervision import Heard
 from semievol_ray.stages.watching import Watched
+from semievol_ray.turns import turns
 
 ENDPOINT_REPLICAS = Replicas(num=1, cpus_each=0.0, gpus_each=0.0, num_threads=1)
 """An endpoint needs one actor, which only waits: it fits beside engines that have every CPU."""

@@ -38,7 +38,8 @@ def test_events_of_a_run_are_metrics_that_prometheus_can_scrape() -> None:
     heard({"kind": "step_committed", "step": "rounds/0001/select", "seconds": 3.0,
            "metrics": {"decisions": [{"decision": "accepted", "rows": 5}]}})  # fmt: skip
 
-    text = scraped(['run="watched"'])
+    names = ("rows", "tokens", "retries", "step_parts_left", "engine_errors", "part_seconds_count", "decisions")
+    text = scraped([rf'^{PREFIX}semievol_{name}(_total)?{{.*run="watched"' for name in names])
 
     assert value(text, "semievol_rows_total", run="watched", step=step) == 16
     assert value(text, "semievol_tokens_total", run="watched", kind="prompt") == 320
