@@ -277,6 +277,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     return Disturbed(root, tree, killed, interrupted, last.returncode, after_kill, after_interrupt, told + last.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_ray")
 def test_killed_and_interrupted_run_ends_with_the_files_of_an_undisturbed_one(
     disturbed: Disturbed, tmp_path: Path
@@ -286,6 +287,7 @@ def test_killed_and_interrupted_run_ends_with_the_files_of_an_undisturbed_one(
     assert parts_under(disturbed.root) == parts_under(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_parts_committed_before_a_death_are_never_written_again(disturbed: Disturbed) -> None:
     now = _snapshot(disturbed.root)
     drafted = [
@@ -297,6 +299,7 @@ def test_parts_committed_before_a_death_are_never_written_again(disturbed: Distu
         assert {name: now[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_interrupted_command_exits_130_without_a_traceback_and_goes_on(disturbed: Disturbed) -> None:
     assert disturbed.interrupted == 130, disturbed.stderr[-2000:]
     assert "Traceback" not in disturbed.stderr

@@ -18,7 +18,6 @@ DORA_TOLERANCE = 5e-5
 SHIFT = 1e-4
 """Of the logits' standard deviation, of what was saved and is read anew."""
 Cell = tuple[int, int, bool, Literal["lora", "full"]]
-QUICK: list[Cell] = [(2, 2, True, "lora"), (3, 2, False, "full")]
 MATRIX: list[Cell] = list(product((0, 1, 2, 3), (1, 2), (False, True), ("lora", "full")))  # type: ignore[arg-type]
 
 
@@ -51,12 +50,6 @@ def _assert_as_the_plain_loop(specs: Sequence[FinetuneSpec]) -> None:
         for name, value in learned.items():
             most = DORA_TOLERANCE if spec.train.use_dora else WEIGHT_TOLERANCE
             torch.testing.assert_close(found[name], value, rtol=0, atol=most, msg=f"{spec.out}: {name}")
-
-
-def test_two_workers_packed_or_not_learn_what_a_plain_loop_learns(tiny_llama: Path, tmp_path: Path) -> None:
-    specs = [_spec(cell, tiny_llama, tmp_path) for cell in QUICK]
-    assert cells.run_workers(specs, 2, tmp_path) is None
-    _assert_as_the_plain_loop(specs)
 
 
 @pytest.mark.slow
