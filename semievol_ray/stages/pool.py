@@ -6,6 +6,7 @@ Invariant: nothing that grows with the rows is in the driver, which knows chunks
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from semievol_ray.errors import DataError
@@ -70,8 +71,14 @@ class _Pooling:
         missing = owners(pool, [*rows.missing_parts(), *gold.missing_parts()])
         self._follow("cutting the pool", missing, cut_chunk, pool=pool, rows=rows, gold=gold)
         for step in (rows, gold):
-            self.cutter.run.commit(step, counts, measure=lambda step: facts_of(step, self.cutter.means.start))
+            self._commit(step, counts)
         return rows, gold
+
+    def _commit(self, step: Step, counts: Mapping[str, object]) -> None:
+        means, num = self.cutter.means, len(step.parts)
+        with nullcontext() if self.is_small else means.follow(f"reading back {step.name}", num, "parts") as bar:
+            on_part = bar.advance if bar else lambda: None
+            self.cutter.run.commit(step, counts, measure=lambda step: facts_of(step, means.start, on_part))
 
     def _read(self) -> Step:
         if note := reading_note(self.source.path, self.cutter.task):
