@@ -42,7 +42,7 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: install  ## one whole round, on a real small model and real text (at most 15 minutes on 2 cores)
 	$(BIN)/python -m benchmarks.demo $(DEMO_ARGS)
 
-test: install  ## the CPU test suite without its slow tests (10 to 12 minutes on 2 cores)
+test: install  ## the CPU test suite without its slow tests (10 minutes on 2 cores)
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: install  ## the slow tests: real models, chaos, several hosts (half an hour on 2 cores)

@@ -95,10 +95,13 @@ class OpenedRun:
         number: int | None = None,
         force: bool = False,
         address: str | None = None,
+        replicas: tuple[int, int] | None = None,
         progress: Progress | None = None,
     ) -> Labelled:
         """Label the rows of a file with the model of round `number`; as `semievol label`, see `label.label_file`."""
-        return label_file(self.root, data, out, number=number, force=force, address=address, progress=progress)
+        return label_file(
+            self.root, data, out, number=number, force=force, address=address, replicas=replicas, progress=progress
+        )
 
     def _record(self, step: str) -> dict[str, Any]:
         records = dict(read_steps(self.root))

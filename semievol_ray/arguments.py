@@ -98,6 +98,7 @@ def _add_evaluate(verbs: "_Verbs") -> None:
     parser = verbs.add_parser("evaluate", help=about, description=about.capitalize() + ".")
     _add_folder(parser)
     parser.add_argument("--data", metavar="FILE", help="csv, jsonl or parquet file of rows with answers")
+    _add_replicas(parser)
     _add_address(parser)
 
 
@@ -109,6 +110,7 @@ def _add_label(verbs: "_Verbs") -> None:
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help="file to write: .parquet, .jsonl or .csv")
     parser.add_argument("--round", metavar="N", type=int, help="whose model (default: the one the run handed over)")
     parser.add_argument("--force", action="store_true", help="replace the file if it is there")
+    _add_replicas(parser)
     _add_address(parser)
 
 
@@ -123,7 +125,7 @@ def _add_serve(verbs: "_Verbs") -> None:
     parser.add_argument("--round", metavar="N", type=int, help="whose model answers /v1/label (default: the last)")
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="PORT", type=int, default=8000, help="port to listen on (default: 8000)")
-    parser.add_argument("--replicas", metavar="MIN[-MAX]", type=_range, help="engines (default: 1 to as many as fit)")
+    _add_replicas(parser, "1 to as many as fit")
     parser.add_argument("--api-key-file", metavar="FILE", help="file that holds the API key, and nothing else")
     _add_address(parser)
 
@@ -224,6 +226,10 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 def _add_address(parser: argparse.ArgumentParser, before: str = "RAY_ADDRESS") -> None:
     told = f"Ray cluster to join (default: {before}, else one started here)"
     parser.add_argument("--address", metavar="ADDR", help=told)
+
+
+def _add_replicas(parser: argparse.ArgumentParser, before: str = "as in the run") -> None:
+    parser.add_argument("--replicas", metavar="MIN[-MAX]", type=_range, help=f"engines (default: {before})")
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:

@@ -102,7 +102,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     root = _folder(arguments)
     found = (
-        evaluation.evaluate_file(root, arguments.data, address=arguments.address)
+        evaluation.evaluate_file(root, arguments.data, address=arguments.address, replicas=arguments.replicas)
         if arguments.data
         else evaluation.stored_evaluation(root)
     )
@@ -119,6 +119,7 @@ def _label(arguments: argparse.Namespace) -> None:
         number=arguments.round,
         force=arguments.force,
         address=arguments.address,
+        replicas=arguments.replicas,
     )
     print(label.render(done))
 

@@ -42,14 +42,22 @@ def stored_evaluation(root: str) -> Evaluation:
     return Evaluation(name, config.data.test.path, committed["metrics"])
 
 
-def evaluate_file(root: str, path: str, progress: Progress | None = None, *, address: str | None = None) -> Evaluation:
+def evaluate_file(
+    root: str,
+    path: str,
+    progress: Progress | None = None,
+    *,
+    address: str | None = None,
+    replicas: tuple[int, int] | None = None,
+) -> Evaluation:
     """Answer the rows of a file with the run's last adapter, as its own test split was answered.
 
-    address: the Ray cluster to join; RAY_ADDRESS, or one started here, where there is none.
+    address: the Ray cluster to join; RAY_ADDRESS, or one started here, where there is none. replicas: the fewest and
+    the most engines; the run's own number where None.
     Steps lie under evaluations/<first 8 of the file's SHA-256>/. Raises DataError for bad rows, UserError when the run
     is not finished, DriftError when the base model is no longer the one the adapter was trained on.
     """
-    config, source = reopened(root, address), Source.model_validate({"path": storage.absolute(path)})
+    config, source = reopened(root, address, replicas), Source.model_validate({"path": storage.absolute(path)})
     folder = f"evaluations/{_digest(source.path)[:8]}"
     number = final_round(root, config)
     check_extras(config)

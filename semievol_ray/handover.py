@@ -3,7 +3,7 @@
 Invariant: only a committed fine-tuning is handed over, and never on other base weights than its own.
 """
 
-from semievol_ray.config import RunConfig
+from semievol_ray.config import ReplicaRange, RunConfig
 from semievol_ray.configfile import parse
 from semievol_ray.errors import DriftError, UserError
 from semievol_ray.runs import Step, read_manifest, read_steps
@@ -15,13 +15,16 @@ def config_of(root: str) -> RunConfig:
     return parse(read_manifest(root)["config"], f"{root}/manifest.json")
 
 
-def reopened(root: str, address: str | None) -> RunConfig:
-    """The configuration of a run that is used after its end, on the Ray cluster at `address`.
+def reopened(root: str, address: str | None, replicas: tuple[int, int] | None = None) -> RunConfig:
+    """The configuration of a run that is used after its end, on the Ray cluster at `address`, with `replicas` engines.
 
-    The cluster that the run was made on may be no more, so that its own address is no default.
+    The cluster that the run was made on may be no more, so that its own address is no default. replicas: the fewest and
+    the most; the run's own number where None.
     """
-    config = config_of(root)
-    return config.model_copy(update={"speed": config.speed.model_copy(update={"address": address})})
+    config, changed = config_of(root), dict[str, object](address=address)
+    if replicas:
+        changed["num_replicas"] = ReplicaRange(min=replicas[0], max=replicas[1])
+    return config.model_copy(update={"speed": config.speed.model_copy(update=changed)})
 
 
 def final_round(root: str, config: RunConfig) -> int:

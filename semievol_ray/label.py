@@ -46,17 +46,19 @@ def label_file(
     number: int | None = None,
     force: bool = False,
     address: str | None = None,
+    replicas: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> Labelled:
     """Answer the rows of a file with the model of round `number` (the one that the run handed over) and write `out`.
 
-    address: the Ray cluster to join; RAY_ADDRESS, or one started here, where there is none.
+    address: the Ray cluster to join; RAY_ADDRESS, or one started here, where there is none. replicas: the fewest and
+    the most engines; the run's own number where None.
     Steps lie under labels/<first 8 of the file's SHA-256>/, the certificate's under labels/certificates/. Raises
     UserError for an unfinished run or an `out` that is there, DataError for bad rows, DriftError for another base.
     """
     out, data = storage.absolute(out), data if "://" in data else storage.absolute(data)
     labelfile.check_out(out, force=force)
-    config = reopened(root, address)
+    config = reopened(root, address, replicas)
     check_extras(config)
     number = final_round(root, config) if number is None else number
     trained(root, number)

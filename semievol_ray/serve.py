@@ -14,7 +14,7 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
-from semievol_ray.config import ReplicaRange, RunConfig, SpeedConfig
+from semievol_ray.config import RunConfig
 from semievol_ray.core.certificate import evidence
 from semievol_ray.driver import terminated_as_interrupt
 from semievol_ray.endpoint.application import build
@@ -102,18 +102,17 @@ def serve_run(
     use, or a host that others reach without a key; PlacementError when an engine does not fit.
     """
     progress = progress or Progress()
-    config = reopened(root, settings.address)
+    config = reopened(root, settings.address, settings.replicas)
     number = final_round(root, config) if settings.number is None else settings.number
     trained(root, number)
     check_extras(config)
     _require_key(settings)
-    speed = _speed(config, settings)
-    config = config.model_copy(update={"speed": speed, "max_error_rate": 1.0})
+    config = config.model_copy(update={"max_error_rate": 1.0})
     with ExitStack() as closing, terminated_as_interrupt():
         with Run.open(root, {}) as held:
             context = Context(held, config, progress, closing)
             require_same_base(context, trained(held.root, number))
-            replicas = place(speed, context.resources)
+            replicas = place(config.speed, context.resources)
             head = head_listening(settings.host, settings.port)
             replicas = replicas if settings.replicas else replace(replicas, num=1, min_num=1)
             serving = _serving(context, number, replicas, settings.key)
@@ -197,13 +196,6 @@ def _spec(context: Context, replicas: Replicas, dtype: str, merged: str | None, 
         speed=config.speed.engine_kwargs,
         core="process",  # vLLM's server works with the asynchronous engine only
     )
-
-
-def _speed(config: RunConfig, settings: ServeSettings) -> SpeedConfig:
-    if settings.replicas is None:
-        return config.speed
-    fewest, most = settings.replicas
-    return config.speed.model_copy(update={"num_replicas": ReplicaRange(min=fewest, max=most)})
 
 
 def _num_seats(spec: EngineSpec) -> int:

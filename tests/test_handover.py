@@ -1,5 +1,7 @@
 """What is done with a finished run, elsewhere than where it was made: the cluster that is joined for it."""
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +71,24 @@ def test_finished_run_is_used_on_the_cluster_that_is_named_now(
     with pytest.raises(PlacementError, match="no further"):
         use(str(finished / "run"), str(finished / "new.csv"), str(tmp_path / "out.jsonl"), address)
     assert joined == [address]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_finished_run_is_used_with_as_many_engines_as_are_named_now(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, new, out = tmp_path / "run", str(finished / "new.csv"), str(tmp_path / "out.csv")
+    shutil.copytree(finished / "run", root)
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["config"]["speed"]["num_replicas"] = 64
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    for command in (
+        ["evaluate", str(root), "--data", str(finished / "test.csv")],
+        ["label", str(root), new, "-o", out],
+    ):
+        assert cli.main(command) == 2
+        assert "speed.num_replicas 64 does not fit" in " ".join(capsys.readouterr().err.split())
+        assert cli.main([*command, "--replicas", "1"]) == 0
 
 
 def test_commands_hand_the_address_on(finished: Path, joined: list[str | None], tmp_path: Path) -> None:
