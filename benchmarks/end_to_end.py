@@ -5,16 +5,14 @@ of each configuration (default: the demo's), which is done first. The warm-up is
 """
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.environment import commit, environment
+from benchmarks.found import Found
 from semievol_ray import configfile, driver, tables
 from semievol_ray.errors import SemievolError, UserError
 from semievol_ray.reporting.facts import Facts, read_facts
@@ -51,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.folder:
             shutil.rmtree(folder, ignore_errors=True)
     print("\n\n".join(map(rendered, costs)))
-    if options.out:
-        Path(options.out).write_text(json.dumps(_result(costs, options), indent=1) + "\n", encoding="utf-8")
+    shown = " ".join(f"--config {Path(path).name}" for path in options.config) if not options.runs else "RUN ..."
+    found = Found({f"{cost.name} {name}": value for cost in costs for name, value in figures(cost).items()})
+    found.keep(options.out, "end_to_end", f"python -m benchmarks.end_to_end {'--quick' if options.quick else shown}")
     return 0
 
 
@@ -104,19 +103,6 @@ def _run(config: str, folder: Path, *, quick: bool) -> str:
     root = str(folder / Path(config).stem)
     driver.run(configfile.load(config, QUICK if quick else ()), root)
     return root
-
-
-def _result(costs: Sequence[Cost], options: argparse.Namespace) -> dict[str, Any]:
-    shown = " ".join(f"--config {Path(path).name}" for path in options.config) if not options.runs else "RUN ..."
-    return {
-        "bench": "end_to_end",
-        "command": f"python -m benchmarks.end_to_end {'--quick' if options.quick else shown}",
-        "commit": commit(),
-        "environment": environment(),
-        "repeats": 1,
-        "metrics": {f"{cost.name} {name}": value for cost in costs for name, value in figures(cost).items()},
-        "targets": {},
-    }
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

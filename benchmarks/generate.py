@@ -5,7 +5,6 @@ Every arm drafts four answers a row and justifies them, with the same prompts, s
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -14,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import commit, environment
 from benchmarks.found import Found
 from benchmarks.generate_child import ARMS
 from benchmarks.generate_model import DUMMIES, shape_of
@@ -44,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.folder:
             shutil.rmtree(folder, ignore_errors=True)
     print("\n".join(verdicts(found)))
-    if options.out:
-        Path(options.out).write_text(json.dumps(_result(found, options), indent=1) + "\n", encoding="utf-8")
+    shown = f"--rows {options.rows} --workloads {options.workloads} --arms {options.arms} --model {options.model}"
+    command = f"python -m benchmarks.generate {'--quick' if options.quick else shown}"
+    found.keep(options.out, "generate", command, notes=options.note)
     return 0
 
 
@@ -117,20 +116,6 @@ def _config(path: str) -> Mapping[str, Any]:
     """Task, data and numerics of a configuration, with its paths made absolute."""
     tree: dict[str, Any] = configfile.load(path).model_dump(mode="json")
     return {key: tree[key] for key in ("task", "data", "numerics")}
-
-
-def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:
-    shown = f"--rows {options.rows} --workloads {options.workloads} --arms {options.arms} --model {options.model}"
-    return {
-        "bench": "generate",
-        "command": f"python -m benchmarks.generate {'--quick' if options.quick else shown}",
-        "commit": commit(),
-        "environment": environment(),
-        "repeats": 1,
-        "notes": options.note,
-        "metrics": found.metrics,
-        "targets": found.targets,
-    }
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,7 +6,6 @@ machine does hits all alike; ratios are medians over the turns.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -14,11 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from benchmarks import retrieve_arms as arms
-from benchmarks.environment import commit, environment
 from benchmarks.found import Found
 
 DIMENSIONS, K = 384, 3
@@ -68,10 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for letter, measure in {"s": _search, "e": _embed, "i": _indexes}.items():
         if letter in options.only:
             measure(found, sizes, began + SHARES[letter] * options.most_seconds)
-            print("\n".join(rendered(found)), "\n", flush=True)
-            if options.out:
-                text = json.dumps(_result(found, options, load), indent=1)
-                Path(options.out).write_text(text + "\n", encoding="utf-8")
+            print("\n".join(found.lines()), "\n", flush=True)
+            found.keep(options.out, "retrieve", _command(options), found.turns, shared=_shared(load))
     return 0
 
 
@@ -98,14 +93,6 @@ def turned(
 def ratios(base: Times, other: Times) -> list[float]:
     """How many times as fast as the base an arm was, turn by turn."""
     return [b / o for b, o in zip(base.wall, other.wall, strict=True)]
-
-
-def rendered(found: Searched) -> list[str]:
-    """All figures, then the targets with what was reached."""
-    lines = [f"{name:<66} {value:>14,.4g}" for name, value in found.metrics.items()]
-    for name, of in found.targets.items():
-        lines.append(f"{'met' if of['met'] else 'NOT met':<8} {name}: {of['value']:.3f} (target {of['target']:g})")
-    return lines
 
 
 def _search(found: Searched, sizes: Sizes, until: float) -> None:
@@ -166,19 +153,16 @@ def _compared(found: Searched, name: str, times: Mapping[str, Times], base: str)
     return median
 
 
-def _result(found: Searched, options: argparse.Namespace, load: float) -> dict[str, Any]:
-    return {
-        "bench": "retrieve",
-        "command": f"python -m benchmarks.retrieve{' --quick' * options.quick} --only {options.only} "
-        f"--most-seconds {options.most_seconds:g}",
-        "commit": commit(),
-        "environment": environment(),
-        "shared": f"the machine had other work meanwhile: load average {load:.0f} at the start, "
-        f"{os.getloadavg()[0]:.0f} at the end, on {os.cpu_count()} cores; compare arms, not runs",
-        "repeats": found.turns,
-        "metrics": found.metrics,
-        "targets": found.targets,
-    }
+def _command(options: argparse.Namespace) -> str:
+    size = f"{' --quick' * options.quick} --only {options.only} --most-seconds {options.most_seconds:g}"
+    return f"python -m benchmarks.retrieve{size}"
+
+
+def _shared(load: float) -> str:
+    return (
+        f"the machine had other work meanwhile: load average {load:.0f} at the start, {os.getloadavg()[0]:.0f} at the "
+        f"end, on {os.cpu_count()} cores; compare arms, not runs"
+    )
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 import math
 import shutil
 import sys
@@ -13,10 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from benchmarks import scale_model, scale_restart, scale_round, scale_rows
-from benchmarks.environment import commit, environment
 from benchmarks.found import Found
 from benchmarks.scale_watch import KINDS, Measured, measured
 
@@ -41,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for letter, measure in {"w": _rows, "s": _select, "r": _rounds, "p": _pools}.items():
             if letter in options.only:
                 measure(found, folder, options)
-                print("\n".join(rendered(found)), "\n", flush=True)
+                print("\n".join(found.lines()), "\n", flush=True)
     finally:
         if not options.folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -49,14 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(lines))
     _keep(found, options)
     return 0
-
-
-def rendered(found: Found) -> list[str]:
-    """All figures, then the targets with what was reached."""
-    lines = [f"{name:<58} {value:>14,.3f}" for name, value in found.metrics.items()]
-    for name, of in found.targets.items():
-        lines.append(f"{'met' if of['met'] else 'NOT met':<8} {name}: {of['value']:,.3f} (target {of['target']:g})")
-    return lines
 
 
 def _rows(found: Found, folder: Path, options: argparse.Namespace) -> None:
@@ -209,22 +198,9 @@ def _model(found: Found) -> list[str]:
 
 def _keep(found: Found, options: argparse.Namespace) -> None:
     """Write what there is so far: the largest round takes an hour or more."""
-    if options.out:
-        Path(options.out).write_text(json.dumps(_result(found, options), indent=1) + "\n", encoding="utf-8")
-
-
-def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:
     shown = f"--rows {options.rows} --select-rows {options.select_rows} --service-seconds {options.service_seconds:g}"
-    quick = "--quick" if options.quick else shown
-    return {
-        "bench": "scale",
-        "command": f"python -m benchmarks.scale {quick} --only {options.only}",
-        "commit": commit(),
-        "environment": environment(),
-        "repeats": 1,
-        "metrics": found.metrics,
-        "targets": found.targets,
-    }
+    command = f"python -m benchmarks.scale {'--quick' if options.quick else shown} --only {options.only}"
+    found.keep(options.out, "scale", command)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

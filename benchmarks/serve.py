@@ -5,7 +5,6 @@ run of the scripted engine is made and served. Invariant: both loads, with and w
 """
 
 import argparse
-import json
 import secrets
 import statistics
 import sys
@@ -15,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import commit, environment
 from benchmarks.found import Found
 from benchmarks.scale_data import pool_rows, write_pool_file
 from benchmarks.serve_load import Load, Request, sent
@@ -37,18 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root, key = options.run or _scripted_run(Path(folder)), secrets.token_urlsafe(24)
         settings = ServeSettings(port=0, replicas=(NUM_REPLICAS, NUM_REPLICAS), key=key_digest(key))
         serve_run(root, settings, Progress(), lambda served: _measure(found, served, key, options))
-    print("\n".join(rendered(found)))
-    if options.out:
-        Path(options.out).write_text(json.dumps(_result(found, options), indent=1) + "\n", encoding="utf-8")
+    print("\n".join(found.lines()))
+    load = f"--requests {options.requests} --concurrency {options.concurrency}{' --run DIR' if options.run else ''}"
+    found.keep(options.out, "serve", f"python -m benchmarks.serve {load}")
     return 0 if all(target["met"] for target in found.targets.values()) else 1
-
-
-def rendered(found: Found) -> list[str]:
-    """All figures, then the targets with what was reached."""
-    lines = [f"{name:<52} {value:>12,.3f}" for name, value in found.metrics.items()]
-    for name, of in found.targets.items():
-        lines.append(f"{'met' if of['met'] else 'NOT met':<8} {name}: {of['value']:g} (target {of['target']:g})")
-    return lines
 
 
 def _measure(found: Found, served: Served, key: str, options: argparse.Namespace) -> None:
@@ -135,19 +125,6 @@ def _scripted_run(folder: Path) -> str:
         }
     )
     return run(config, f"{folder}/run").root
-
-
-def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "bench": "serve",
-        "command": f"python -m benchmarks.serve --requests {options.requests} --concurrency {options.concurrency}"
-        + (" --run DIR" if options.run else ""),
-        "commit": commit(),
-        "environment": environment(),
-        "repeats": 1,
-        "metrics": found.metrics,
-        "targets": found.targets,
-    }
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 import os
 import pickle
 import shutil
@@ -15,12 +14,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from benchmarks import train_data
-from benchmarks.environment import commit, environment
 from benchmarks.found import Found
-from benchmarks.scale import rendered
 from benchmarks.train_arms import BARE, PACKED, PADDED, TRAINER, arm
 from benchmarks.train_gpu import against_estimator, reckoned_mib
 from benchmarks.train_memory import peaks_mib
@@ -45,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = train_data.model_folder(options.model, folder)
         for letter in options.only:
             measures[letter](found, folder, model, options)
-            print("\n".join(rendered(found)), "\n", flush=True)
+            print("\n".join(found.lines()), "\n", flush=True)
             _keep(found, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -192,24 +189,10 @@ def _on_gpu() -> bool:
 
 
 def _keep(found: Found, options: argparse.Namespace) -> None:
-    if options.out:
-        told = json.dumps(_result(found, options), indent=1)
-        Path(options.out).write_text(f"{told}\n", encoding="utf-8")
-
-
-def _result(found: Found, options: argparse.Namespace) -> dict[str, Any]:
     size = "--quick" if options.quick else f"--steps {options.steps} --repeats {options.repeats}"
-    noted = {"note": options.note} if options.note else {}
-    return {
-        "bench": "train",
-        "command": f"python -m benchmarks.train {size} --only {options.only} --model {options.model}",
-        "commit": commit(),
-        **noted,
-        "environment": environment(),
-        "repeats": sum(name.startswith(f"tokens a second, {PADDED}, repeat") for name in found.metrics),
-        "metrics": found.metrics,
-        "targets": found.targets,
-    }
+    command = f"python -m benchmarks.train {size} --only {options.only} --model {options.model}"
+    repeats = sum(name.startswith(f"tokens a second, {PADDED}, repeat") for name in found.metrics)
+    found.keep(options.out, "train", command, repeats, note=options.note)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

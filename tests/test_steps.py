@@ -14,9 +14,10 @@ import pytest
 from semievol_ray import lease, storage
 from semievol_ray.errors import RunInUseError, StorageError
 from semievol_ray.lease import Holder
-from semievol_ray.listing import measured, read_listing
+from semievol_ray.listing import LISTING_FILE, measured, read_listing
 from semievol_ray.runs import Run, Step, read_steps
 from semievol_ray.schema import GOLD
+from semievol_ray.steps import STEP_FILE
 
 PARTS = tuple(f"part-{i:05d}" for i in range(4))
 
@@ -99,11 +100,11 @@ def test_steps_of_five_thousand_parts_are_listed_and_resumed_quickly(tmp_path: P
         assert time.process_time() - began < 0.5
 
 
-@pytest.mark.parametrize("is_commit", [False, True])
+@pytest.mark.parametrize("file", [PARTS[0], LISTING_FILE, STEP_FILE])
 def test_driver_that_stood_still_after_its_last_look_lands_nothing_on_a_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_commit: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    fsync = os.fsync
+    fsync, is_commit = os.fsync, file != PARTS[0]
     with Run.open(str(tmp_path), {}) as stopped:
         step = _begin(stopped)
         for part in PARTS[not is_commit :]:
@@ -111,10 +112,13 @@ def test_driver_that_stood_still_after_its_last_look_lands_nothing_on_a_disk(
 
         def late(handle: int) -> None:
             """What is to be stored lies whole in a file without its name when another driver takes the run."""
+            if file not in Path(f"/proc/self/fd/{handle}").readlink().name:
+                return fsync(handle)
             monkeypatch.setattr(os, "fsync", fsync)
             monkeypatch.setattr(lease, "is_running", lambda _: False)
             fsync(handle)
             lease.Lease.take(str(tmp_path)).close()
+            return None
 
         monkeypatch.setattr(os, "fsync", late)
         stored = partial(stopped.commit, step, {}) if is_commit else partial(step.commit_part, PARTS[0], _rows(1))

@@ -6,6 +6,7 @@ Invariant: no tensor is read, and what cannot be known is None, never a guess.
 import json
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,28 @@ def cache_bytes_a_token(folder: str, dtype: str) -> int | None:
     None for another dtype, and for models that cache otherwise than every layer every token: windows, states, latents.
     """
     try:
-        config = json.loads((Path(folder) / "config.json").read_bytes())
+        config = decoder_config(folder)
         if any(config.get(key) for key in _CACHES_OTHERWISE) or set(config.get("layer_types") or ()) - _FULL:
             return None
-        heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
-        width = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-        return 2 * int(config["num_hidden_layers"]) * heads * width * _BYTES[dtype]
+        return 2 * int(config["num_hidden_layers"]) * key_value_size(config) * _BYTES[dtype]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def decoder_config(folder: str) -> dict[str, Any]:
+    """What a model folder's config.json tells of its language model, also where that stands beside other towers.
+
+    Raises OSError, ValueError, TypeError or AttributeError where there is no such file or it tells none.
+    """
+    whole: dict[str, Any] = json.loads((Path(folder) / "config.json").read_bytes())
+    return {**whole, **(whole.get("text_config") or {})}
+
+
+def key_value_size(config: Mapping[str, Any]) -> int:
+    """Numbers of a token's keys in one layer: key-value heads x head size. Raises KeyError where it is not told."""
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    return int(width) * int(config.get("num_key_value_heads") or heads)
 
 
 def _weight_files(path: Path) -> list[str]:

@@ -3,17 +3,15 @@
 Invariant: every figure is a sum that a person can follow: weights + gradients + optimizer + activations, per worker.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from semievol_ray.config import SpeedConfig, TrainConfig
 from semievol_ray.engines.deepspeedconfig import micro_batch, sums_in_float32
-from semievol_ray.engines.footprint import tensor_shapes
+from semievol_ray.engines.footprint import decoder_config, key_value_size, tensor_shapes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FOUR_BITS = 0.55
@@ -86,10 +84,8 @@ def shape_of(folder: str) -> ModelShape | None:
     """The shape of a model folder, from its configuration and the headers of its files; None where they tell none."""
     shapes = tensor_shapes(folder)
     try:
-        whole = json.loads(Path(folder, "config.json").read_bytes())
-        config = whole.get("text_config") or whole
-        heads = config["num_attention_heads"]
-        head = config.get("head_dim") or config["hidden_size"] // heads
+        config = decoder_config(folder)
+        keys = key_value_size(config)
         sizes = [config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -106,7 +102,7 @@ def shape_of(folder: str) -> ModelShape | None:
         num_layers=sizes[0],
         hidden_size=sizes[1],
         intermediate_size=sizes[2],
-        key_value_size=head * (config.get("num_key_value_heads") or heads),
+        key_value_size=keys,
         vocab_size=sizes[3],
         linear=linear,
     )

@@ -3,12 +3,10 @@
 Invariant: the basis says that nothing was measured; intervals are as wide as such figures deserve.
 """
 
-import json
 import os
 import time
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +17,7 @@ from semievol_ray.config import RunConfig
 from semievol_ray.core.planning import Rate, Span
 from semievol_ray.core.roofline import GPUS, PREFILL_SHARE, Device, Shape, gpu_named, row_seconds, training_step_seconds
 from semievol_ray.core.workload import ANSWERS, EMBEDDED, Splits, kind_of
-from semievol_ray.engines.footprint import weight_bytes
+from semievol_ray.engines.footprint import decoder_config, key_value_size, weight_bytes
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.engines.models import resolve_model
 from semievol_ray.engines.references import local_weights
@@ -97,18 +95,22 @@ def _shape(config: RunConfig, *, on_gpu: bool) -> Shape:
     folder = local_weights(resolve_model(config.model).path) if config.numerics.engine != "scripted" else ""
     size = weight_bytes(folder, "float32") if folder else None
     if size is None:
-        raise ConfigError(
-            f"--pilot 0 computes from the shape of model {config.model!r}, and its weights' headers tell none. Run a "
-            "pilot instead: semievol plan CONFIG --pilot 200."
-        )
-    told: dict[str, Any] = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    told = {**told, **told.get("text_config", {})}
+        raise _shapeless(config.model)
+    try:
+        told = decoder_config(folder)
+        keys = 2 * told["num_hidden_layers"] * key_value_size(told)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise _shapeless(config.model) from None
     chosen = config.numerics.dtype
     each = _SIZES["bfloat16" if on_gpu else "float32"] if chosen == "auto" else _SIZES[chosen]
-    heads = told.get("num_attention_heads", 32)
-    width = told.get("head_dim") or told.get("hidden_size", 4096) / heads
-    keys = 2 * told.get("num_hidden_layers", 32) * (told.get("num_key_value_heads") or heads) * width
     return Shape(size / 4, each, keys * each)
+
+
+def _shapeless(model: str) -> ConfigError:
+    return ConfigError(
+        f"--pilot 0 computes from the shape of model {model!r}, and its configuration and its weights' headers tell "
+        "none. Run a pilot instead: semievol plan CONFIG --pilot 200."
+    )
 
 
 def _embedding_seconds(question: float, resources: Resources, gpus: Sequence[str]) -> float:

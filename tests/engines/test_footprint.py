@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from semievol_ray.engines.footprint import weight_bytes
+from semievol_ray.engines.footprint import cache_bytes_a_token, weight_bytes
 
 
 def model(folder: Path, tensors: dict[str, torch.Tensor], file: str = "model.safetensors", **config: object) -> str:
@@ -51,3 +51,15 @@ def test_damaged_or_empty_file_has_no_size(tmp_path: Path, content: bytes) -> No
 
     assert weight_bytes(str(tmp_path), "float32") is None
     assert weight_bytes(str(tmp_path / "no folder"), "float32") is None
+
+
+def test_a_language_model_beside_other_towers_tells_its_own_shape(tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 16}
+    vision = {"num_hidden_layers": 9, "num_attention_heads": 9, "hidden_size": 9}
+    path = model(tmp_path, {"a": torch.zeros(8)}, text_config=text, vision_config=vision)
+
+    assert cache_bytes_a_token(path, "bfloat16") == 2 * 3 * 2 * 4 * 2
+
+    path = model(tmp_path, {"a": torch.zeros(8)}, text_config={**text, "sliding_window": 512})
+
+    assert cache_bytes_a_token(path, "bfloat16") is None

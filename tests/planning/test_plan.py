@@ -142,8 +142,17 @@ def test_plan_command_prints_a_table_of_80_columns(tmp_path: Path, capsys: pytes
 @pytest.mark.usefixtures("without_ray")
 def test_shape_of_a_scripted_model_is_not_known(tmp_path: Path) -> None:
     config = configfile.parse(run_tree(tmp_path, labeled=8, unlabeled=40), "test")
-    with pytest.raises(ConfigError, match="its weights' headers tell none"):
+    with pytest.raises(ConfigError, match="and its weights' headers tell none"):
         make_plan(config, str(tmp_path / "run"), pilot=0, progress=QUIET)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_weights_whose_configuration_tells_no_shape_are_not_guessed_at(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", 8)
+    (folder / "config.json").write_text('{"num_attention_heads": 2, "hidden_size": 8}', encoding="utf-8")
+    tree = run_tree(tmp_path, labeled=8, unlabeled=40) | {"numerics": {"engine": "vllm"}, "model": str(folder)}
+    with pytest.raises(ConfigError, match="its configuration and its weights' headers tell none"):
+        make_plan(configfile.parse(tree, "test"), str(tmp_path / "run"), pilot=0, progress=QUIET)
 
 
 @pytest.mark.usefixtures("without_ray")
