@@ -21,8 +21,6 @@ SLOTS = (8, 64, 256)
 EFFICIENCY = {64: 0.95, 256: 0.90}
 RAY_MS, WORKER_MS, SELECT_SECONDS, SELECT_MIB, NOOP_SECONDS = 20.0, 1.0, 60.0, 2048.0, 5.0
 SELECT_ROWS, NOOP_ROWS = 10_000_000, 1_000_000
-NUM_SESSIONS = 2
-"""A part is handed to an actor of the base model and to one of M_warm; each is a part of the driver's work."""
 FEWEST_FURTHER = 100
 """Fewer parts more than before tell nothing of what a part costs."""
 FEWEST_PARTS = 500
@@ -42,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if not options.folder:
             shutil.rmtree(folder, ignore_errors=True)
-    if lines := _model(found):
+    if lines := scale_model.added(found.metrics):
         print("\n".join(lines))
     _keep(found, options)
     return 0
@@ -95,7 +93,7 @@ def _rounds(found: Found, folder: Path, options: argparse.Namespace) -> None:
             )
         memory = (runs[after].peak_mib("driver") - runs[before].peak_mib("driver")) * 2**20 / (after - before)
         found.metrics[f"driver bytes a row, {before:,} to {after:,}"] = memory
-        more = {n: runs[n].said("ingest")["parts"] * NUM_SESSIONS for n in (before, after)}
+        more = {n: runs[n].said("ingest")["parts"] * scale_model.NUM_SESSIONS for n in (before, after)}
         if more[after] - more[before] >= FEWEST_FURTHER:
             ms = 1000 * (_driving(runs[after]) - _driving(runs[before])) / (more[after] - more[before])
             found.metrics[f"driver and Ray CPU ms a further part, {before:,} to {after:,}"] = ms
@@ -112,7 +110,7 @@ def _round(found: Found, folder: Path, num_rows: int) -> Measured:
     scale_round.write_inputs(str(folder), num_rows)
     run = measured("round", {"folder": str(folder)}, folder / "watched")
     parts, name = run.said("ingest")["parts"], f"{num_rows:,} rows"
-    own = 1000 * _driving(run) / (parts * NUM_SESSIONS)
+    own = 1000 * _driving(run) / (parts * scale_model.NUM_SESSIONS)
     files = [path for path in (folder / "run").rglob("*") if path.is_file()]
     found.metrics |= {f"{name}, {phase} seconds": run.wall(phase) for phase in run.phases if phase != "open"}
     found.metrics |= {
@@ -132,7 +130,7 @@ def _round(found: Found, folder: Path, num_rows: int) -> Measured:
     for step in sorted((folder / "run").rglob("step.json")):
         inside = sum(path.is_file() for path in step.parent.rglob("*"))
         found.metrics[f"{name}, files of {step.parent.relative_to(folder / 'run')}"] = inside
-    if parts * NUM_SESSIONS >= FEWEST_PARTS:
+    if parts * scale_model.NUM_SESSIONS >= FEWEST_PARTS:
         found.at_most(f"driver and Ray Data ms a part, {name}", RAY_MS, own)
     return run
 
@@ -172,28 +170,6 @@ def _driving(run: Measured) -> float:
 def _spent(run: Measured, kind: str) -> float:
     """Processor seconds of one kind of process in what grows with the rows."""
     return sum(run.cpu(kind, phase) for phase in ("ingest", "retrieve", "answer", "select"))
-
-
-def _model(found: Found) -> list[str]:
-    """What a far larger run needs, where the figures that it stands on were measured."""
-    m = found.metrics
-    sizes = sorted({int(name.split(" rows,")[0].replace(",", "")) for name in m if name.endswith("rows, parts")})
-    if not sizes or "select seconds a row" not in m or "worker CPU ms a row, pipeline (bytes)" not in m:
-        return []
-    name = f"{sizes[-1]:,} rows"
-    growth = [value for key, value in m.items() if key.startswith("driver bytes a row")] or [0.0]
-    constants = scale_model.Constants(
-        files_a_part=m[f"{name}, files"] / m[f"{name}, parts"],
-        bytes_a_row=m[f"{name}, bytes a row"],
-        driver_ms_a_part=m[f"{name}, driver and Ray CPU ms a part"] * NUM_SESSIONS,
-        driver_mib=m[f"{name}, driver peak MiB"],
-        driver_bytes_a_row=max(growth[-1], 4.0),
-        select_seconds_a_row=m["select seconds a row"],
-        worker_ms_a_row=m["worker CPU ms a row, pipeline (bytes)"],
-    )
-    figures = scale_model.needed(constants)
-    m |= {f"100 million rows on 1,000 GPUs: {key}": value for key, value in figures.items()}
-    return scale_model.rendered(figures)
 
 
 def _keep(found: Found, options: argparse.Namespace) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from semievol_ray.core.selection import (
     FAILED,
-    NO_ANSWER,
+    TIED,
+    UNREADABLE,
     WITHOUT_CONFIDENCE,
     Cut,
     Decision,
@@ -38,7 +39,8 @@ class Coded:
 class Rows:
     """What is decided by, entry i of each column for row i. `confidences` is H where `known`, anything elsewhere.
 
-    `keys` are the rows' scope keys ("" for a global cut); `errors` is None for rows without one.
+    `keys` are the rows' scope keys ("" for a global cut); `errors` is None for rows without one. `tied`: of rows
+    without a label, whether a tied vote is why.
     """
 
     ids: Sequence[str]
@@ -48,6 +50,7 @@ class Rows:
     keys: Coded
     labels: Coded
     errors: Sequence[str | None]
+    tied: Bools
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def decide_rows(
 
     reasons = [WITHOUT_CONFIDENCE] * len(rows.ids)
     for i in np.flatnonzero(unreadable_R):
-        reasons[i] = NO_ANSWER
+        reasons[i] = TIED if rows.tied[i] else UNREADABLE
     for i in np.flatnonzero(failed_R):
         reasons[i] = f"{FAILED}{rows.errors[i]}"
     for i in np.flatnonzero(cutless_R):

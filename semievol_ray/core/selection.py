@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 FAILED = "the engine could not answer: "
 UNREADABLE = "no answer could be read"
-NO_ANSWER = f"{UNREADABLE}, or the drafts were tied"
+TIED = "the drafts were tied: no answer was given more often than every other"
 WITHOUT_CONFIDENCE = "no confidence: the answer was cut off, or too long to be scored"
 
 
@@ -131,16 +131,19 @@ def decide(
     cuts: Sequence[tuple[str, Cut]],
     vote_share: float,
     row_id: str,
+    *,
+    tied: bool = False,
 ) -> tuple[Decision, str]:
     """A row's decision and a sentence that says why: every cut has to keep it, and its name is in the sentence.
 
+    `tied`: why it has no label, where the vote is kept; otherwise no answer could be read.
     `cuts` pairs a name ("", "quota of plant", "group law") with a cut; a row without a confidence needs none.
     ValueError when the confidence is not finite, or no cut is given for a row that has one.
     """
     if error is not None:
         return Decision.ENGINE_ERROR, FAILED + error
     if label is None:
-        return Decision.UNREADABLE, NO_ANSWER
+        return Decision.UNREADABLE, TIED if tied else UNREADABLE
     if confidence is None:
         return Decision.UNCERTAIN, WITHOUT_CONFIDENCE
     if not math.isfinite(confidence):

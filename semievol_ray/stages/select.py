@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from semievol_ray import schema
 from semievol_ray.alignment import check_aligned
@@ -69,8 +70,19 @@ def decided(answered: Answered, part: str, cuts: Cuts) -> tuple[pa.Table, Decide
         keys=keys,
         labels=coded(table.column("label")),
         errors=table.column("error").to_pylist(),
+        tied=_tied(answered, part, table.column("label")),
     )
     return table, decide_rows(rows, cuts.cuts, cuts.quotas, cuts.named)
+
+
+def _tied(answered: Answered, part: str, labels: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Which rows have no label though their drafts give answers, and no justification was asked for: a tied vote."""
+    tied_R: NDArray[np.bool_] = labels.is_null().to_numpy().astype(bool)
+    if tied_R.any():
+        given = answered.justified.read_part(part, schema.JUSTIFIED, ["answers", "finish_reason"]).to_pylist()
+        for i in np.flatnonzero(tied_R):
+            tied_R[i] = given[i]["finish_reason"] is None and any(a is not None for a in given[i]["answers"])
+    return tied_R
 
 
 def keyed(answered: Answered, part: str, scope: Scope, columns: Sequence[str]) -> tuple[pa.Table, Coded]:

@@ -104,8 +104,8 @@ def test_threshold_of_no_row_raises() -> None:
         ("A", 0.412, None, Decision.UNCERTAIN, "confidence 0.412 is above tau 0.310"),
         ("A", 0.31001, None, Decision.UNCERTAIN, "confidence 0.31001 is above tau 0.31000"),
         ("A", None, None, Decision.UNCERTAIN, "no confidence: the answer was cut off, or too long to be scored"),
-        (None, None, None, Decision.UNREADABLE, "no answer could be read, or the drafts were tied"),
-        (None, 0.1, None, Decision.UNREADABLE, "no answer could be read, or the drafts were tied"),
+        (None, None, None, Decision.UNREADABLE, "no answer could be read"),
+        (None, 0.1, None, Decision.UNREADABLE, "no answer could be read"),
         ("A", 0.1, "prompt too long", Decision.ENGINE_ERROR, "the engine could not answer: prompt too long"),
     ],
 )

@@ -96,3 +96,17 @@ def test_justifications_in_another_order_than_the_pool_are_not_committed(
     with pytest.raises(StorageError, match="r1 in it and r0 in the other, so its rows are in another order"):
         select(step, answered, Cuts("global", {"": Cut(0.5)}), lambda _: None)
     assert not step.has_part("part-00000")
+
+
+def test_row_without_a_label_is_told_whether_its_vote_was_tied_or_nothing_could_be_read(
+    pool: Step, step_of: Callable[..., Step], begun: Callable[..., Step]
+) -> None:
+    tie: Row = {"answers": ["plant", "food"], "label": None}
+    silent: Row = {"answers": [None, None], "label": None}
+    justified: Row = {**tie, "finish_reason": "stop"}
+    answered = _answered(step_of, pool, tie, silent, justified, *_sure(0.25), {**tie, "error": "too long"})
+    found = _selected(begun("select", pool.parts), answered, Cuts("global", {"": Cut(0.25)}))
+    assert [r["decision"] for r in found] == ["unreadable"] * 3 + ["accepted", "engine_error"]
+    assert found[0]["reason"] == "the drafts were tied: no answer was given more often than every other"
+    assert [r["reason"] for r in found[1:3]] == ["no answer could be read"] * 2
+    assert found[4]["reason"] == "the engine could not answer: too long"
