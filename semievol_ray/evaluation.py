@@ -13,6 +13,7 @@ from semievol_ray.config import Source
 from semievol_ray.errors import DataError, StorageError, UserError
 from semievol_ray.extras import check_extras
 from semievol_ray.handover import config_of, final_round, reopened, require_same_base, trained, unfinished
+from semievol_ray.preflight import serving_preflight
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, read_steps
 from semievol_ray.stages.answer import answer, evaluation
@@ -63,7 +64,7 @@ def evaluate_file(
     check_extras(config)
     trained(root, number)
     with Run.open(root, {}) as held, ExitStack() as closing:
-        context = Context(held, config, progress or Progress(), closing)
+        context = Context(held, config, progress or Progress(), closing, preflight=serving_preflight)
         tuning = trained(held.root, number)
         require_same_base(context, tuning)
         test = ingest_test(held, config, context.task, source, f"{folder}/data")

@@ -15,6 +15,7 @@ from semievol_ray.core.certificate import Certificate, evidence, verdict
 from semievol_ray.driver import terminated_as_interrupt
 from semievol_ray.extras import check_extras
 from semievol_ray.handover import final_round, reopened, require_same_base, trained
+from semievol_ray.preflight import serving_preflight
 from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, Step
 from semievol_ray.stages.alone import asked_alone
@@ -65,7 +66,7 @@ def label_file(
     folder = f"labels/{source_of_rows(data)[1][:8]}"
     lenient = config.model_copy(update={"max_error_rate": 1.0})  # a row without an answer says so in the file
     with Run.open(root, {}) as held, ExitStack() as closing, terminated_as_interrupt():
-        context = Context(held, lenient, progress or Progress(), closing)
+        context = Context(held, lenient, progress or Progress(), closing, preflight=serving_preflight)
         tuning = trained(held.root, number)
         require_same_base(context, tuning)
         adapter = adapter_of(tuning, config.name)

@@ -16,6 +16,7 @@ from semievol_ray.engines.memory import plan_of, shape_of
 from semievol_ray.engines.references import file_sizes, is_folder, local_weights
 from semievol_ray.errors import ClusterError, PlacementError
 from semievol_ray.extras import needed
+from semievol_ray.methodconfig import CollaboratorConfig
 from semievol_ray.placement import (
     Node,
     Resources,
@@ -41,21 +42,33 @@ def preflight(context: Context) -> None:
 
     Raises PlacementError when something cannot be placed, ClusterError when the machines are not fit for the run.
     """
-    began, config = time.monotonic(), context.config
+    _look(context, context.config, trains=True)
+
+
+def serving_preflight(context: Context) -> None:
+    """The same for commands that answer with a run's own model alone, without demonstrations, and train nothing."""
+    method = context.config.method.model_copy(update={"collaborators": (CollaboratorConfig(),)})
+    _look(context, context.config.model_copy(update={"method": method}), trains=False)
+
+
+def _look(context: Context, config: RunConfig, *, trains: bool) -> None:
+    began = time.monotonic()
     joined = bool(config.speed.address or os.environ.get("RAY_ADDRESS"))
     reports = node_reports(context.run.root, SECONDS, joined=joined)
     resources = resources_of(reports)
-    found = placement_problems(config, resources)
+    found = placement_problems(config, resources, trains=trains)
     if not refusals(found):
         folders = {name: local_weights(context.model(name).path) for name in models(config)}
         weights = model_weights(config, folders, resources)
-        found += memory_problems(config, resources, weights) or training_problems(config, resources, folders)
+        found += memory_problems(config, resources, weights, trains=trains)
+        if trains and not refusals(found):
+            found += training_problems(config, resources, folders)
         if config.numerics.engine == "vllm":
             check_templates(folders)
             found += cache_problems(config, resources, folders, weights)
         found += machine_problems(reports, context.run.root, needed(config), _merged_bytes(config, resources, weights))
     if not refusals(found) and len(reports) > 1:
-        found += model_problems(context, reports)
+        found += model_problems(context, loaded_models(config), reports)
     context.run.event(
         "preflight",
         seconds=round(time.monotonic() - began, 3),
@@ -68,9 +81,9 @@ def preflight(context: Context) -> None:
     refuse(found)
 
 
-def model_problems(context: Context, reports: Sequence[NodeReport]) -> list[Problem]:
-    """Nodes that cannot load the run's models; each of those that could fetch what it lacked has it now."""
-    hosts, names = {report.node for report in engine_hosts(reports)}, loaded_models(context.config)
+def model_problems(context: Context, names: Sequence[str], reports: Sequence[NodeReport]) -> list[Problem]:
+    """Nodes that cannot load these models; each of those that could fetch what it lacked has it now."""
+    hosts = {report.node for report in engine_hosts(reports)}
     found = [context.model(name).reference for name in names]
     if fetched := [name for name, reference in zip(names, found, strict=True) if not is_folder(reference)]:
         context.progress.say(f"every node fetches what it lacks of {', '.join(fetched)}")
@@ -118,10 +131,11 @@ def resources_of(reports: Sequence[NodeReport]) -> Resources:
     )
 
 
-def placement_problems(config: RunConfig, resources: Resources) -> list[Problem]:
-    """Engines and training workers that find no room; warnings on a cluster that grows by itself."""
+def placement_problems(config: RunConfig, resources: Resources, *, trains: bool = True) -> list[Problem]:
+    """Engines and, where it `trains`, workers that find no room; warnings on a cluster that grows by itself."""
     speed = config.speed
-    found = [lack for lack in (engine_shortage(speed, resources), training_shortage(speed, resources)) if lack]
+    lacking = [engine_shortage(speed, resources), training_shortage(speed, resources) if trains else None]
+    found = [lack for lack in lacking if lack]
     gravity = Gravity.WARNING if speed.autoscaling else Gravity.ERROR
     problems = [Problem(gravity, Kind.PLACEMENT, lack) for lack in found]
     problems += [Problem(Gravity.ERROR, Kind.VERSIONS, wrong) for wrong in runtime_env_mistakes(speed)]
@@ -151,12 +165,14 @@ def serving_dtype(config: RunConfig, resources: Resources) -> str:
     return ("bfloat16" if resources.num_gpus else "float32") if chosen == "auto" else chosen
 
 
-def memory_problems(config: RunConfig, resources: Resources, weights: Mapping[str, int]) -> list[Problem]:
+def memory_problems(
+    config: RunConfig, resources: Resources, weights: Mapping[str, int], *, trains: bool = True
+) -> list[Problem]:
     """Models whose weights fit no GPU or node, for serving and for fine-tuning; `weights` are in the serving dtype."""
     speed, served = config.speed, serving_dtype(config, resources)
     trained = config.numerics.train_dtype
     trained = ("bfloat16" if resources.num_gpus else "float32") if trained == "auto" else trained
-    tuned = tuned_models(config)
+    tuned = tuned_models(config) if trains else set()
     found = [engine_memory_shortage(speed, resources, size, f"{name} in {served}") for name, size in weights.items()]
     ratio = (4 if trained == "float32" else 2) / (4 if served == "float32" else 2)
     found += [

@@ -1,6 +1,8 @@
 """The preflight of a run: what refuses it, what only warns, and what stands in its events."""
 
 import json
+import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from semievol_ray import configfile, driver, preflight, storage
 from semievol_ray.config import RunConfig
 from semievol_ray.engines.footprint import cache_bytes_a_token
 from semievol_ray.errors import ClusterError, PlacementError
+from semievol_ray.evaluation import evaluate_file
+from semievol_ray.label import label_file
 from semievol_ray.placement import Node, Resources
 from semievol_ray.problems import Gravity, Kind, Problem
 from semievol_ray.progress import Progress
@@ -63,6 +67,40 @@ def test_environment_that_ray_would_not_make_is_refused_with_its_reason(env: dic
     assert problem.gravity is Gravity.ERROR
     assert problem.text.startswith("speed.runtime_env.generate: ")
     assert told in problem.text
+
+
+@pytest.mark.usefixtures("small_ray")
+@pytest.mark.parametrize("answer", [label_file, evaluate_file])
+def test_label_and_evaluate_that_cannot_be_placed_are_refused_before_a_row_is_read_by_an_engine(
+    scripted_run: ScriptedRun, tmp_path: Path, answer: Callable[..., Any]
+) -> None:
+    root, rows = tmp_path / "run", tmp_path / "rows.csv"
+    shutil.copytree(scripted_run.root, root)
+    rows.write_text("question,answer\na plant with leaves,plant\n", encoding="utf-8")
+    before = len(events(root, "preflight"))
+    to = (str(rows), str(tmp_path / "out.csv")) if answer is label_file else (str(rows),)
+
+    with pytest.raises(PlacementError, match=r"speed\.num_replicas min 40 does not fit"):
+        answer(str(root), *to, replicas=(40, 40), progress=Progress(quiet=True))
+
+    event = events(root, "preflight")[before]
+    assert [problem["kind"] for problem in event["problems"]] == ["placement"]
+
+
+def test_what_answers_with_the_runs_model_alone_needs_neither_other_models_nor_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"collaborators": [{"demonstrations": 2}, {"model": "org/other"}]}
+    config = _config(tmp_path, model="org/student", numerics={"engine": "vllm"}, method=asked,
+                     speed={"num_train_workers": 8}, train={"train_batch_size": 8})  # fmt: skip
+    looked: list[tuple[RunConfig, bool]] = []
+    monkeypatch.setattr(preflight, "_look", lambda _, config, trains: looked.append((config, trains)))
+    preflight.serving_preflight(Context(None, config, Progress(quiet=True), ExitStack()))  # type: ignore[arg-type]
+
+    ((alone, trains),) = looked
+    assert (preflight.loaded_models(alone), trains) == (["org/student"], False)
+    assert preflight.placement_problems(config, Resources((Node(2, 0),)), trains=False) == []
+    assert preflight.placement_problems(config, Resources((Node(2, 0),)))
 
 
 def test_preflight_of_a_run_is_one_event_within_seconds_and_leaves_no_token(scripted_run: ScriptedRun) -> None:
@@ -227,7 +265,7 @@ def test_models_that_a_node_cannot_load_refuse_the_run_and_a_late_node_is_warned
         nodes.NodeReport(name, cpus, gpus, None) for name, cpus, gpus in (("driver", 0, 0), ("a", 8, 1), ("d", 8, 0))
     ]
 
-    wrong, late = preflight.model_problems(context, reports)
+    wrong, late = preflight.model_problems(context, preflight.loaded_models(config), reports)
 
     ((sizes, hosts, seconds),) = asked
     assert {**sizes} == {
