@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from semievol_ray.sessions import engine_sessions, seconds_between
+
 WINDOW_SECONDS = 300.0
 ROUTINE = frozenset(
-    ("run_started", "run_stopped", "step_started", "step_resumed", "step_committed", "step_shared", "step_cleaned",
-     "part_committed", "session_started", "session_ended", "configuration_changed")
+    ("run_started", "run_stopped", "preflight", "step_started", "step_resumed", "step_committed", "step_shared",
+     "step_cleaned", "part_committed", "session_started", "session_ended", "configuration_changed")
 )  # fmt: skip
 """Kinds of events that are no trouble."""
 _TOLD_IN = ("seen", "reason", "error", "message", "first_error", "why", "what")
@@ -83,28 +85,21 @@ def activity(events: Sequence[Event]) -> Activity:
     )
 
 
-def seconds_between(before: str, after: str) -> float:
-    """Seconds from one event's time to another's."""
-    return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
-
-
 def total(reports: Iterable[Event], key: str) -> int:
     """The sum of one figure over reports of parts."""
     return sum(int(report.get(key) or 0) for report in reports)
 
 
 def _recent(events: Sequence[Event]) -> list[Event]:
-    """Reports of the WINDOW_SECONDS before the newest one, of the session that is under way; each part once."""
+    """Reports of the WINDOW_SECONDS before the newest one, of the sessions that are under way; each part once."""
+    working = [session for session in engine_sessions(events) if session.ended is None]
+    reports = sorted((r for session in working for r in session.reports), key=lambda r: str(r["time"]), reverse=True)
     found: dict[tuple[str, str], Event] = {}
-    since = ""
-    for event in reversed(events):
-        if event.get("kind") in ("session_ended", "run_started", "session_started"):
-            return list(found.values()) if event["kind"] == "session_started" else []
-        if event.get("kind") == "part_committed":
-            since = since or _earlier(event["time"], WINDOW_SECONDS)
-            if event["time"] >= since:
-                found.setdefault((event["step"], event["part"]), event)
-    return []
+    since = _earlier(reports[0]["time"], WINDOW_SECONDS) if reports else ""
+    for report in reports:
+        if report["time"] >= since:
+            found.setdefault((report["step"], report["part"]), report)
+    return list(found.values())
 
 
 def _earlier(time: str, seconds: float) -> str:

@@ -122,7 +122,7 @@ def _add_serve(verbs: "_Verbs") -> None:
     )
     parser = verbs.add_parser("serve", help=about, description=f"{about.capitalize()}. {more}")
     _add_folder(parser)
-    parser.add_argument("--round", metavar="N", type=int, help="whose model answers /v1/label (default: the last)")
+    parser.add_argument("--round", metavar="N", type=int, help="whose model answers /v1/label (default: the run's)")
     parser.add_argument("--host", metavar="HOST", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", metavar="PORT", type=int, default=8000, help="port to listen on (default: 8000)")
     _add_replicas(parser, "1 to as many as fit")
@@ -181,7 +181,8 @@ def _add_doctor(verbs: "_Verbs") -> None:
     about = "look at every node of a cluster, or at this machine: versions, devices, disks, storage"
     more = "Exit code 1 when something forbids a run; what is only unusual is a warning."
     parser = verbs.add_parser("doctor", help=about, description=f"{about.capitalize()}. {more}")
-    parser.add_argument("--address", metavar="ADDR", help="Ray cluster to look at (default: this machine alone)")
+    told = "Ray cluster to look at (default: speed.address of --config, else RAY_ADDRESS, else this machine alone)"
+    parser.add_argument("--address", metavar="ADDR", help=told)
     parser.add_argument(
         "--storage", metavar="DIR", help="folder or bucket of runs: what one node writes there all have to read"
     )

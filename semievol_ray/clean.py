@@ -70,7 +70,7 @@ def clean_run(root: str, keep: Keep | None, agree: Callable[[Sequence[Removal]],
     """
     config = parse(read_manifest(root)["config"], f"{root}/manifest.json")
     chosen = keep or ("scalars" if config.keep == "all" else config.keep)
-    with Run.open(root, {}) as run:
+    with Run.open(root, {}, command="clean") as run:
         removals = planned(run.root, config, chosen)
         return clean(run, removals) if agree(removals) else None
 
@@ -153,7 +153,7 @@ def _clean_step(run: Run, removal: Removal) -> int:
     step = Step(run.path(removal.step), removal.step, removal.parts)
     record = step.record()
     mark = {"time": now(), "keep": "last_round" if removal.what == PARTS else "scalars", "removed": removal.what}
-    storage.write(f"{step.path}/{STEP_FILE}", encode({**record, "cleaned": {**mark, "complete": False}}))
+    _mark(run, step, {**record, "cleaned": {**mark, "complete": False}})
     before = storage.sizes(step.path)
     for first in range(0, len(removal.parts), BATCH):
         parts = removal.parts[first : first + BATCH]
@@ -164,9 +164,15 @@ def _clean_step(run: Run, removal: Removal) -> int:
             _remove_texts(step, parts)
     after = storage.sizes(step.path)
     freed = sum(num - after.get(path, 0) for path, num in before.items() if path.endswith(PART_SUFFIX))
-    storage.write(f"{step.path}/{STEP_FILE}", encode({**record, "cleaned": {**mark, "complete": True}}))
+    _mark(run, step, {**record, "cleaned": {**mark, "complete": True}})
     run.event("step_cleaned", step=step.name, removed=removal.what, num_bytes=freed)
     return freed
+
+
+def _mark(run: Run, step: Step, record: Mapping[str, Any]) -> None:
+    """Store a step.json. RunInUseError when another driver has the run by now."""
+    with run.claim.held():
+        storage.write(f"{step.path}/{STEP_FILE}", encode(dict(record)), run.claim.staging)
 
 
 def _remove_parts(step: Step, parts: Sequence[str]) -> None:

@@ -38,8 +38,10 @@ def ended_by(deadline: Deadline | None, run: Run, config: RunConfig) -> Iterator
     try:
         yield
     except DeadlineReached as error:
+        alarm.cancel()  # what is left may take a while to count
         raise _reached(str(error), run, config) from error
     except KeyboardInterrupt as error:
+        alarm.cancel()
         if not rang.is_set():
             raise
         raise _reached(f"the deadline, {deadline.told}, has come", run, config) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from semievol_ray import storage, tables
 from semievol_ray.config import Source
+from semievol_ray.driver import terminated_as_interrupt
 from semievol_ray.errors import DataError, StorageError, UserError
 from semievol_ray.extras import check_extras
 from semievol_ray.handover import config_of, final_round, reopened, require_same_base, trained, unfinished
@@ -63,7 +64,7 @@ def evaluate_file(
     number = final_round(root, config)
     check_extras(config)
     trained(root, number)
-    with Run.open(root, {}) as held, ExitStack() as closing:
+    with Run.open(root, {}, command="evaluate") as held, ExitStack() as closing, terminated_as_interrupt():
         context = Context(held, config, progress or Progress(), closing, preflight=serving_preflight)
         tuning = trained(held.root, number)
         require_same_base(context, tuning)

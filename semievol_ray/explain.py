@@ -77,10 +77,13 @@ def _matches(root: str, name: str, prefix: str) -> Iterator[Found]:
 
 
 def _ids(path: str) -> list[str]:
-    try:
-        return [str(i) for i in pq.ParquetFile(path).read(columns=["id"]).column("id").to_pylist()]
-    except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{path} cannot be read: {error}. Delete the folder of this step and run again.") from error
+    with storage.open_read(path) as file:
+        try:
+            return [str(i) for i in pq.ParquetFile(file).read(columns=["id"]).column("id").to_pylist()]
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(
+                f"{path} is damaged: {error}. `semievol verify RUN --repair` lets a run make it again."
+            ) from error
 
 
 def _step(root: str, name: str) -> Step | None:

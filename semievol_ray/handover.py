@@ -15,15 +15,19 @@ def config_of(root: str) -> RunConfig:
     return parse(read_manifest(root)["config"], f"{root}/manifest.json")
 
 
-def reopened(root: str, address: str | None, replicas: tuple[int, int] | None = None) -> RunConfig:
+def reopened(
+    root: str, address: str | None, replicas: tuple[int, int] | None = None, *, fits: bool = False
+) -> RunConfig:
     """The configuration of a run that is used after its end, on the Ray cluster at `address`, with `replicas` engines.
 
     The cluster that the run was made on may be no more, so that its own address is no default. replicas: the fewest and
-    the most; the run's own number where None.
+    the most; the run's own number where None, or with `fits` as many as the cluster has room for.
     """
     config, changed = config_of(root), dict[str, object](address=address)
     if replicas:
         changed["num_replicas"] = ReplicaRange(min=replicas[0], max=replicas[1])
+    elif fits:
+        changed["num_replicas"] = "auto"
     return config.model_copy(update={"speed": config.speed.model_copy(update=changed)})
 
 
@@ -35,8 +39,12 @@ def final_round(root: str, config: RunConfig) -> int:
 def trained(root: str, number: int) -> Step:
     """A round's committed fine-tuning. Raises UserError where there is none."""
     name = f"rounds/{number:04d}/train"
-    if not dict(read_steps(root)).get(name, {}).get("committed"):
-        raise unfinished(root, name)
+    done = {of for of, record in read_steps(root) if record.get("committed")}
+    if name not in done:
+        others = sorted(int(of.split("/")[1]) for of in done if of.startswith("rounds/") and of.endswith("/train"))
+        if number in others or "final" not in read_manifest(root):
+            raise unfinished(root, name)
+        raise UserError(f"{root} has no model of round {number}; rounds with one: {', '.join(map(str, others))}.")
     return Step(f"{root}/{name}", name, ())
 
 

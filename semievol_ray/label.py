@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from semievol_ray import labelfile, schema, storage
+from semievol_ray.alignment import check_aligned
 from semievol_ray.core.certificate import Certificate, evidence, verdict
 from semievol_ray.driver import terminated_as_interrupt
 from semievol_ray.extras import check_extras
@@ -65,7 +66,7 @@ def label_file(
     trained(root, number)
     folder = f"labels/{source_of_rows(data)[1][:8]}"
     lenient = config.model_copy(update={"max_error_rate": 1.0})  # a row without an answer says so in the file
-    with Run.open(root, {}) as held, ExitStack() as closing, terminated_as_interrupt():
+    with Run.open(root, {}, command="label") as held, ExitStack() as closing, terminated_as_interrupt():
         context = Context(held, lenient, progress or Progress(), closing, preflight=serving_preflight)
         tuning = trained(held.root, number)
         require_same_base(context, tuning)
@@ -104,10 +105,12 @@ def _written(out: str, number: int, rows: Step, answered: Step, certificate: Cer
 
 
 def labels_of(rows: Step, answered: Step, certificate: Certificate) -> Iterator[pa.Table]:
-    """LABELS, part by part in order."""
-    tables = answered.read_parts(schema.JUSTIFIED, ["label", "confidence", "error"])
-    for asked, table in zip(rows.read_parts(schema.UNLABELED, ["id", "question"]), tables, strict=True):
-        yield _labels(asked, table, certificate)
+    """LABELS, part by part in order. Raises StorageError for answers to other rows."""
+    tables = answered.read_parts(schema.JUSTIFIED, ["id", "label", "confidence", "error"])
+    asked = rows.read_parts(schema.UNLABELED, ["id", "question"])
+    for part, of_part, table in zip(rows.parts, asked, tables, strict=True):
+        check_aligned(part, (rows, of_part), (answered, table))
+        yield _labels(of_part, table, certificate)
 
 
 def _labels(asked: pa.Table, table: pa.Table, certificate: Certificate) -> pa.Table:

@@ -145,9 +145,12 @@ class Lease:
         )
         if not storage.create(_path(root, mine.fence), _encode(mine)):
             raise _in_use(root, _read(_path(root, mine.fence)))
-        for older in storage.names(f"{root}/lease", _STAGING):
-            storage.withdraw(f"{root}/lease/{older}")
-        storage.make_folder(Claim(root, mine.fence, mine.token).staging)
+        claim = Claim(root, mine.fence, mine.token)
+        for name in storage.names(f"{root}/lease", _STAGING):
+            if name < claim.staging.rpartition("/")[2]:  # of a driver before; one that came since has the run
+                storage.withdraw(f"{root}/lease/{name}")
+        storage.make_folder(claim.staging)
+        claim.check()  # this process may have stood still meanwhile
         return cls(root, mine, renew_seconds)
 
     def check(self) -> None:

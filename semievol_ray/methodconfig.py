@@ -3,6 +3,7 @@
 Invariant: every model here is fingerprinted: it changes what a step outputs.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -63,6 +64,11 @@ class EndpointConfig(Part):
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
+    @property
+    def asked_as(self) -> str:
+        """All that decides how it is asked: with another key or limit it is another. Prices are the asker's own."""
+        return self.model_dump_json(exclude={"prompt_price", "completion_price"})
+
 
 class CollaboratorConfig(Part):
     """One of the n configured models that answer together."""
@@ -84,6 +90,13 @@ class CollaboratorConfig(Part):
         if self.endpoint and not self.model:
             raise ValueError("an endpoint needs model: the name under which it serves it")
         return self
+
+
+def endpoint_called(collaborators: Sequence[CollaboratorConfig], model: str, endpoint: EndpointConfig) -> str:
+    """The served model, and whose it is first where several collaborators ask for that name in different ways."""
+    asked = [(o.name, o.endpoint.asked_as) for o in collaborators if o.endpoint and o.model == model]
+    first = next((name for name, how in asked if how == endpoint.asked_as), "")
+    return f"{model} ({first})" if len({how for _, how in asked}) > 1 else model
 
 
 def _named(collaborators: tuple[CollaboratorConfig, ...]) -> tuple[CollaboratorConfig, ...]:

@@ -12,6 +12,7 @@ from semievol_ray import machine, tables
 from semievol_ray.config import RunConfig
 from semievol_ray.listing import read_listing
 from semievol_ray.runs import read_events
+from semievol_ray.sessions import of_the_run
 from semievol_ray.summary import Summary, summarise
 
 _WHAT = {
@@ -129,7 +130,7 @@ def _without_endpoints(method: dict[str, Any]) -> dict[str, Any]:
 
 def _versions(root: str, record: Mapping[str, Any]) -> str:
     """Of the machine that the run looked at last, else of this one; and the digests that identify what was made."""
-    looks = [event["nodes"] for event in read_events(root) if event["kind"] == "preflight"]
+    looks = [event["nodes"] for event in of_the_run(read_events(root)) if event["kind"] == "preflight"]
     told = [node["machine"]["versions"] for nodes in looks for node in nodes if node.get("machine")]
     versions = told[-1] if told else machine.versions()
     metrics = {k: v for k, v in record["committed"]["metrics"].items() if isinstance(v, int | float)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from semievol_ray import schema
+from semievol_ray.alignment import check_covers
 from semievol_ray.configfile import parse
 from semievol_ray.core.selection import Decision
 from semievol_ray.errors import UserError
@@ -95,8 +96,10 @@ def _decided(outcomes: Outcomes, of_round: Round, part: str, provenance: Mapping
     """id -> what one round made of the row; a round that answered only the rejected has no others."""
     if part not in of_round.selection.parts:
         return {}
-    selected = of_round.selection.read_part(part, schema.SELECTION).to_pylist()
-    justified = {row["id"]: row for row in of_round.justified.read_part(part, schema.JUSTIFIED).to_pylist()}
+    selected = of_round.selection.read_part(part, schema.SELECTION)
+    answered = of_round.justified.read_part(part, schema.JUSTIFIED)
+    check_covers(part, (of_round.selection, selected), (of_round.justified, answered))
+    justified = {row["id"]: row for row in answered.to_pylist()}
     return {
         row["id"]: {
             **{key: row[key] for key in ("label", "confidence", "decision", "reason")},
@@ -106,5 +109,5 @@ def _decided(outcomes: Outcomes, of_round: Round, part: str, provenance: Mapping
             "source": "pseudo",
             "provenance": dict(provenance),
         }
-        for row in selected
+        for row in selected.to_pylist()
     }

@@ -3,6 +3,7 @@
 Invariant: every reason to refuse is told at once; the whole report stands in the run's events.
 """
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -45,13 +46,18 @@ def preflight(context: Context) -> None:
     _look(context, context.config, trains=True)
 
 
+def looked_over(context: Context) -> None:
+    """The same look where nothing is to run here: what it finds stands in the events and refuses nothing."""
+    _look(context, context.config, trains=True, refuses=False)
+
+
 def serving_preflight(context: Context) -> None:
     """The same for commands that answer with a run's own model alone, without demonstrations, and train nothing."""
     method = context.config.method.model_copy(update={"collaborators": (CollaboratorConfig(),)})
     _look(context, context.config.model_copy(update={"method": method}), trains=False)
 
 
-def _look(context: Context, config: RunConfig, *, trains: bool) -> None:
+def _look(context: Context, config: RunConfig, *, trains: bool, refuses: bool = True) -> None:
     began = time.monotonic()
     joined = bool(config.speed.address or os.environ.get("RAY_ADDRESS"))
     reports = node_reports(context.run.root, SECONDS, joined=joined)
@@ -75,6 +81,8 @@ def _look(context: Context, config: RunConfig, *, trains: bool) -> None:
         nodes=[asdict(report) for report in reports],
         problems=[asdict(problem) for problem in found],
     )
+    if not refuses:
+        return
     for problem in found:
         if problem.gravity is Gravity.WARNING:
             context.progress.say(f"warning: {problem.text}")
@@ -125,10 +133,15 @@ def refusals(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def resources_of(reports: Sequence[NodeReport]) -> Resources:
-    """The cluster that reports describe, with the memory that they know."""
-    return Resources(
-        tuple(Node(r.num_cpus, r.num_gpus, *engine_memory(r.machine), r.node) for r in reports if r.node != DRIVER)
-    )
+    """The cluster that reports describe, with the memory that they know; of a node's GPUs those that Ray gives out."""
+    return Resources(tuple(_node(report) for report in reports if report.node != DRIVER))
+
+
+def _node(report: NodeReport) -> Node:
+    """Which GPUs Ray counts is not told: the largest, for a display card is no reason to refuse a run."""
+    memory, gpus = engine_memory(report.machine)
+    given = sorted(gpus, reverse=True)[: math.ceil(report.num_gpus)]
+    return Node(report.num_cpus, report.num_gpus, memory, tuple(given), report.node)
 
 
 def placement_problems(config: RunConfig, resources: Resources, *, trains: bool = True) -> list[Problem]:

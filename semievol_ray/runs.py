@@ -21,6 +21,7 @@ from semievol_ray.events import EventLog
 from semievol_ray.lease import PATIENCE_SECONDS, RENEW_SECONDS, Lease
 from semievol_ray.listing import PART_SUFFIX, PartFacts, measured, step_digest, write_listing
 from semievol_ray.records import encode, json_lines, now, read_json, read_record
+from semievol_ray.sessions import RUN
 from semievol_ray.steps import STEP_FILE, Step, read_steps
 
 __all__ = ["Run", "Step", "read_events", "read_manifest", "read_steps"]
@@ -45,14 +46,16 @@ class Run:
         root: str,
         manifest: Mapping[str, object],
         *,
+        command: str = RUN,
         share: str | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         renew_seconds: float = RENEW_SECONDS,
     ) -> Self:
         """Take a new or existing run directory; its manifest stays unless no step is committed yet.
 
-        share: a folder through which runs take over each other's equal steps, on the same disk. `attempt` counts the
-        opens. Errors: RunInUseError while another driver lives, StorageError.
+        command: what uses the run; of any but RUN the time is not the run's own. share: a folder through which runs
+        take over each other's equal steps, on the same disk. `attempt` counts the opens.
+        Errors: RunInUseError while another driver lives, StorageError.
         """
         root = storage.absolute(root)
         storage.make_folder(root)
@@ -69,7 +72,7 @@ class Run:
             read_json(run.path("manifest.json"))  # a damaged one is refused before any work
             if not any(record.get("committed") for _, record in read_steps(root)):
                 run.save_manifest(manifest)  # the first tries may have ended at a mistake in the configuration
-            run.event("run_started", attempt=run.attempt)
+            run.event("run_started", attempt=run.attempt, command=command)
         except BaseException:
             run.close()
             raise

@@ -20,7 +20,7 @@ from semievol_ray.driver import terminated_as_interrupt
 from semievol_ray.endpoint.application import build
 from semievol_ray.endpoint.gate import key_digest
 from semievol_ray.endpoint.models import Labelling, Serving, model_name
-from semievol_ray.engines.adapters import adapter_rank, is_whole_model
+from semievol_ray.engines.adapters import adapter_rank, adapter_settings, is_whole_model, only_merged
 from semievol_ray.engines.base import EngineSpec, Sampling
 from semievol_ray.engines.ladder import default_max_num_seqs
 from semievol_ray.errors import UserError
@@ -102,14 +102,14 @@ def serve_run(
     use, or a host that others reach without a key; PlacementError when an engine does not fit.
     """
     progress = progress or Progress()
-    config = reopened(root, settings.address, settings.replicas)
+    config = reopened(root, settings.address, settings.replicas, fits=True)
     number = final_round(root, config) if settings.number is None else settings.number
     trained(root, number)
     check_extras(config)
     _require_key(settings)
     config = config.model_copy(update={"max_error_rate": 1.0})
     with ExitStack() as closing, terminated_as_interrupt():
-        with Run.open(root, {}) as held:
+        with Run.open(root, {}, command="serve") as held:
             context = Context(held, config, progress, closing)
             require_same_base(context, trained(held.root, number))
             replicas = place(config.speed, context.resources)
@@ -157,7 +157,10 @@ def _serving(context: Context, number: int, replicas: Replicas, key: str | None)
     label_model = model_name(config.name, number)
     found = certifying(context, number, adapter, numerics)
     answer(context, "certify", [found.dev, found.others] if found else [])
-    adapters = {} if alone else {model_name(config.name, n): f"{step.path}/adapter" for n, step in rounds.items()}
+    beside = {} if alone else {n: step for n, step in rounds.items() if not _is_alone(step, config)}
+    adapters = {model_name(config.name, n): f"{step.path}/adapter" for n, step in beside.items()}
+    if left_out := [model_name(config.name, n) for n in rounds.keys() - beside.keys() - {number}]:
+        context.progress.say(f"not served, for each needs an engine to itself: {', '.join(sorted(left_out))}")
     models: dict[str, str | None] = {name: name for name in adapters}
     models = {label_model: None} if alone else {model_name(config.name, None): None, **models}
     manner = Alone(Sampling(0.0, context.task.max_tokens), models[label_model], estimator(config.method.confidence))
@@ -172,8 +175,9 @@ def _serving(context: Context, number: int, replicas: Replicas, key: str | None)
 
 
 def _is_alone(step: Step, config: RunConfig) -> bool:
-    """Whether a round's weights cannot share an engine with others: a whole model, or DoRA, which is merged."""
-    return is_whole_model(f"{step.path}/adapter") or config.train.use_dora
+    """Whether a round's weights cannot share an engine with others: a whole model, or what is only served merged."""
+    adapter = f"{step.path}/adapter"
+    return is_whole_model(adapter) or config.train.use_dora or bool(only_merged(adapter_settings(adapter) or {}))
 
 
 def _spec(context: Context, replicas: Replicas, dtype: str, merged: str | None, adapters: dict[str, str]) -> EngineSpec:

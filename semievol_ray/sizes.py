@@ -4,7 +4,7 @@ Invariant: the run's own folder is only read; the trial folder lies beside it, w
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -25,13 +25,15 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 @contextmanager
-def trial(config: RunConfig, root: str, progress: Progress) -> Iterator[Context]:
+def trial(
+    config: RunConfig, root: str, progress: Progress, look: Callable[[Context], None] = preflight
+) -> Iterator[Context]:
     """A context in a folder beside the run's, gone after the block; its Ray is started or joined when it is used."""
     folder = f"{storage.absolute(root)}.trial-{uuid.uuid4().hex[:8]}"
     try:
         with ExitStack() as closing, Run.open(folder, {"name": config.name, "config": {}}) as run:
             closing.enter_context(logs.to_file(run.log_path))
-            yield Context(run, config, progress, closing, preflight=preflight)
+            yield Context(run, config, progress, closing, preflight=look)
     finally:
         with suppress(StorageError):  # what the block ends with matters more than a folder left behind
             storage.remove_folder(folder)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from semievol_ray import lease, storage
-from semievol_ray.activity import Activity, Pace, Replica, Trouble, activity, seconds_between, total
+from semievol_ray.activity import Activity, Pace, Replica, Trouble, activity, total
 from semievol_ray.check import planned_steps
 from semievol_ray.config import RunConfig
 from semievol_ray.configfile import parse
@@ -23,6 +23,7 @@ from semievol_ray.forecast import Left, run_seconds_left, step_seconds_left
 from semievol_ray.inventory import StepFiles, take_inventory
 from semievol_ray.retries import retries
 from semievol_ray.runs import Step, read_events, read_manifest
+from semievol_ray.sessions import seconds_between
 from semievol_ray.starts import Starts, engine_starts
 from semievol_ray.steps import STEP_FILE, read_step_record
 
@@ -241,12 +242,10 @@ def _rows(step: Step, done: list[str], told: Mapping[str, int]) -> tuple[int | N
 
 
 def _num_rows(step: Step, part: str) -> int:
-    """Rows of a part; none of one that is gone since it was listed."""
+    """Rows of a part; none of one that is gone since it was listed, or damaged, which `verify` tells."""
     try:
         return storage.num_rows(step.part_path(part))
     except StorageError:
-        if step.has_part(part):
-            raise
         return 0
 
 

@@ -270,7 +270,9 @@ def num_rows(path: str) -> int:
         try:
             return int(pq.read_metadata(file).num_rows)
         except (pa.ArrowException, OSError) as error:
-            raise StorageError(f"{path} cannot be read: {error}. Run the same command again.") from error
+            raise StorageError(
+                f"{path} is damaged: {error}. `semievol verify RUN --repair` lets a run make it again."
+            ) from error
 
 
 def digest(data: bytes) -> str:

@@ -5,12 +5,12 @@ Invariant: every figure is read from committed steps, so the table can be made a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from semievol_ray import tables
 from semievol_ray.core.metrics import Interval, paired_difference
 from semievol_ray.runs import Step, read_events, read_manifest, read_steps
+from semievol_ray.sessions import engine_sessions, of_the_run
 from semievol_ray.stages.evaluate import asked, correctness
 from semievol_ray.starts import Starts, engine_starts, starts_shown
 
@@ -170,23 +170,17 @@ def _step(root: str, name: str) -> Step:
 
 
 def _seconds(root: str, done: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of every step in the order of commits; steps that shared an engine stand together as its session."""
+    """Seconds of every step in the order of commits; steps that shared an engine stand together as its session.
+
+    What commands did with the run after it is left out.
+    """
+    events = list(of_the_run(read_events(root)))
+    sessions = [session for session in engine_sessions(events) if session.ended]
+    answered = {job for session in sessions for job in session.jobs}
+    took = [(str(session.ended), f"{session.name} engine", session.seconds) for session in sessions]
+    commits = {e["step"]: e["time"] for e in events if e["kind"] == "step_committed" and e["step"] in done}
+    took += [(at, step, done[step]["seconds"]) for step, at in commits.items() if step not in answered]
     spent: dict[str, float] = {}
-    session_of: dict[str, str] = {}
-    began, previous = None, None
-    for event in read_events(root):
-        if event["kind"] == "session_started":
-            began = (f"{event['session']} engine", event["time"])
-            session_of |= dict.fromkeys(event["jobs"], began[0])
-        elif began and event["kind"] in {"session_ended", "run_started"}:
-            end = event["time"] if event["kind"] == "session_ended" else previous
-            spent[began[0]] = spent.get(began[0], 0.0) + _elapsed(began[1], end)
-            began = None
-        elif event["kind"] == "step_committed" and event["step"] in done and event["step"] not in session_of:
-            spent[event["step"]] = done[event["step"]]["seconds"]
-        previous = event["time"]
+    for _, name, seconds in sorted(took):
+        spent[name] = spent.get(name, 0.0) + seconds
     return spent
-
-
-def _elapsed(start: str, end: str | None) -> float:
-    return (datetime.fromisoformat(end or start) - datetime.fromisoformat(start)).total_seconds()

@@ -13,7 +13,8 @@ from semievol_ray.inventory import take_inventory
 from semievol_ray.retries import ENGINE_ENDED, NEW_DRIVER, retries
 from tests.rundirs import run_tree
 
-STARTED = {"time": "2026-01-01T10:00:00.000000+00:00", "kind": "session_started", "fence": 1, "session": "s"}
+STARTED = {"time": "2026-01-01T10:00:00.000000+00:00", "kind": "session_started", "fence": 1, "session": "s",
+           "jobs": ["drafts"]}  # fmt: skip
 
 
 def at(seconds: int) -> str:
@@ -48,11 +49,25 @@ def test_pace_of_a_young_session_counts_from_its_first_part_and_not_from_the_loa
 
 @pytest.mark.parametrize("last", ["session_ended", "run_started"])
 def test_pace_is_unknown_when_no_session_is_under_way(last: str) -> None:
-    found = activity([STARTED, part(400, 0), {"time": at(420), "kind": last, "fence": 1}])
+    found = activity([STARTED, part(400, 0), {"time": at(420), "kind": last, "fence": 1, "session": "s"}])
 
     assert found.pace is None
     assert found.replicas == ()
     assert found.reports["drafts"]["part-00000"]["num_rows"] == 10
+
+
+def test_pace_of_a_session_goes_on_when_another_beside_it_ends() -> None:
+    far = {**STARTED, "time": at(1), "session": "far", "jobs": ["far"]}
+    events = [STARTED, far, part(400, 0), part(405, 0, step="far", replica="b"), part(410, 1)]
+
+    both = activity(events)
+    alone = activity([*events, {"time": at(411), "kind": "session_ended", "session": "far"}, part(420, 2)])
+
+    assert set(both.by_step) == {"drafts", "far"}
+    assert [replica.name for replica in both.replicas] == ["a", "b"]
+    assert alone.pace is not None
+    assert set(alone.by_step) == {"drafts"}
+    assert alone.pace.rows_per_second == pytest.approx(30 / 40)
 
 
 def test_prefix_hit_rate_is_that_of_the_tokens_and_not_of_the_parts() -> None:

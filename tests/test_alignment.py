@@ -47,18 +47,21 @@ def test_id_that_is_not_there_is_named() -> None:
         check_known("part-00000", DRAFTS, "example", iter(["x", "y"]))
 
 
-def test_rows_in_another_order_stop_draft_justify_and_select(tmp_path: Path) -> None:
+def test_rows_in_another_order_stop_whoever_reads_them_beside_others(tmp_path: Path) -> None:
     """Readers side by side refuse rows that were turned round, and drafts demonstrations of other rows."""
     import asyncio
     from collections.abc import Callable
     from typing import Any
 
     from semievol_ray import schema
+    from semievol_ray.core.certificate import Certificate
     from semievol_ray.core.selection import Cut
     from semievol_ray.engines.base import Sampling
+    from semievol_ray.label import labels_of
     from semievol_ray.stages.draft import DraftJob, draft_part
     from semievol_ray.stages.justify import JustifyJob, justify_part
     from semievol_ray.stages.select import Answered, Cuts, decided
+    from semievol_ray.stages.train import Accepted, _pseudo_labelled
 
     def stored(name: str, columns: pa.Schema, ids: str) -> Step:
         step = Step(f"{tmp_path}/{name}", name, ("part-00000",))
@@ -71,10 +74,13 @@ def test_rows_in_another_order_stop_draft_justify_and_select(tmp_path: Path) -> 
     drafts = DraftJob(pool, pool, shown, stored("retrieve", schema.DEMONSTRATIONS, "cbx"), 1, sampling, None)
     justify = JustifyJob(pool, pool, (stored("drafts", schema.DRAFTS, "cba"),), sampling, None, "mean_nll")
     answered = Answered(pool, stored("justify", schema.JUSTIFIED, "cba"))
+    turned, uncertified = stored("select", schema.SELECTION, "cba"), Certificate(None, None, None)
     readers: dict[str, Callable[[], Any]] = {
         "retrieve": lambda: asyncio.run(draft_part(drafts, "part-00000", asker)),  # type: ignore[arg-type]
         "drafts": lambda: asyncio.run(justify_part(justify, "part-00000", asker)),  # type: ignore[arg-type]
         "justify": lambda: decided(answered, "part-00000", Cuts("global", {"": Cut(1.0)})),
+        "select": lambda: _pseudo_labelled(Accepted(pool, turned, 1), "part-00000", 1.0),
+        "labels": lambda: list(labels_of(pool, stored("labels", schema.JUSTIFIED, "cba"), uncertified)),
     }
     for name, read in readers.items():
         with pytest.raises(

@@ -34,7 +34,7 @@ FLOORS = [
     ["folders"],
     ["tracking"],
     ["deadline"],
-    ["lease", "records"],
+    ["lease", "records", "sessions"],
     ["listing", "events"],
     ["cleaned"],
     ["steps"],

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from semievol_ray import storage
+from semievol_ray import lease, storage
 from semievol_ray.errors import RunInUseError
 from semievol_ray.lease import Holder, Lease, newest_holder, require_free
 
@@ -225,3 +225,25 @@ def test_stale_lease_with_six_takers_goes_to_one(tmp_path: Path, host: str) -> N
     for taker in takers:
         taker.join()
     assert fences == [0, 0, 0, 0, 0, 6]
+
+
+def test_taker_that_stood_still_leaves_the_folder_of_the_driver_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, after = storage.names, list[Lease]()
+
+    def late(folder: str, suffix: str = "") -> list[str]:
+        """Another driver takes the run between this one's lease and its look at older folders."""
+        if suffix == ".staging" and not after:
+            monkeypatch.setattr(storage, "names", names)
+            monkeypatch.setattr(lease, "is_running", lambda _: False)
+            after.append(Lease.take(str(tmp_path)))
+        return names(folder, suffix)
+
+    monkeypatch.setattr(storage, "names", late)
+    with pytest.raises(RunInUseError, match="taken over"):
+        Lease.take(str(tmp_path))
+    (holder,) = after
+    assert Path(holder.claim.staging).is_dir()
+    holder.check()
+    holder.close()

@@ -21,6 +21,7 @@ from semievol_ray.listing import read_listing
 from semievol_ray.placement import Resources, place_embedding
 from semievol_ray.planning.stopwatch import Lap
 from semievol_ray.runs import read_events, read_steps
+from semievol_ray.sessions import engine_sessions, of_the_run
 
 LEAST_SPREAD, START_SPREAD = 0.10, 0.3
 """The least share by which engines' paces, and the times of things that happen once, are taken to vary."""
@@ -61,9 +62,9 @@ def measured(root: str, config: RunConfig, laps: Mapping[str, Lap], resources: R
 
 
 def driven_seconds(events: Sequence[Event]) -> float:
-    """Seconds in which a driver was at work: from each start to its last event."""
+    """Seconds in which a driver was at work on the run itself: from each start to its last event."""
     total, began, last = 0.0, 0.0, 0.0
-    for event in events:
+    for event in of_the_run(events):
         if event["kind"] == "run_started":
             total += last - began
             began = _time(event)
@@ -200,18 +201,12 @@ def _row_bytes(parts: Mapping[str, int], rows: Mapping[str, int]) -> float:
 
 
 def sessions_of(events: Sequence[Event]) -> list[Session]:
-    """The sessions that ended, in order."""
-    found, began, reports = list[Session](), None, list[Event]()
-    for event in events:
-        match event["kind"]:
-            case "session_started":
-                began, reports = event, []
-            case "part_committed":
-                reports.append(event)
-            case "session_ended" if began:
-                found.append(Session(began["session"], _time(began), _time(event), tuple(reports)))
-                began = None
-    return found
+    """The sessions that came to their own end, in order."""
+    return [
+        Session(of.name, _seconds(of.began), _seconds(str(of.ended)), tuple(of.reports))
+        for of in engine_sessions(events)
+        if of.is_whole
+    ]
 
 
 def _steps(reports: Sequence[Event]) -> list[str]:
@@ -232,4 +227,8 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _time(event: Event) -> float:
-    return datetime.fromisoformat(event["time"]).timestamp()
+    return _seconds(event["time"])
+
+
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()

@@ -4,6 +4,7 @@ Invariant: the run itself is not begun; all that is written is the pilot's folde
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,10 +18,12 @@ from semievol_ray.placement import Node, Replicas, Resources, place, place_embed
 from semievol_ray.planning.computed import computed
 from semievol_ray.planning.measured import Measured
 from semievol_ray.planning.pilot import run_pilot
-from semievol_ray.planning.works import ENDPOINT, Group, groups_of, works_of
+from semievol_ray.planning.works import Group, groups_of, works_of
+from semievol_ray.preflight import looked_over, preflight
 from semievol_ray.progress import Progress
 from semievol_ray.records import encode, now, read_json
 from semievol_ray.runs import read_events
+from semievol_ray.sessions import ENDPOINT
 from semievol_ray.sizes import rounds_of, splits_of, trial
 from semievol_ray.stages.nodes import DRIVER
 
@@ -74,7 +77,8 @@ def make_plan(
     gpus: plan for so many instead of those at hand. price: money of a GPU-hour. Raises what a run raises, UserError.
     """
     progress = progress or Progress()
-    with trial(config, root, progress) as context:
+    look = preflight if pilot or gpus is None else looked_over  # the run that is computed is for other machines
+    with trial(config, root, progress, look) as context:
         at_hand = context.resources
         wanted = _with_gpus(at_hand, gpus, config, is_measured=pilot > 0)
         named = gpu_names(context.run.root)
@@ -136,8 +140,12 @@ def _shares(works: Sequence[Work], replicas: Replicas, resources: Resources) -> 
 def gpu_names(root: str) -> tuple[str, ...]:
     """What the nodes of a run's cluster call their GPUs, as they told before it."""
     told = [node for event in read_events(root) if event["kind"] == "preflight" for node in event["nodes"]]
-    machines = [node["machine"] for node in told if node["node"] != DRIVER and node["machine"]]
-    return tuple(gpu["name"] for machine in machines for gpu in machine["gpus"])
+    names: list[str] = []
+    for node in told:
+        if node["node"] != DRIVER and node["machine"]:
+            gpus = sorted(node["machine"]["gpus"], key=lambda gpu: -gpu["memory_bytes"])
+            names += [gpu["name"] for gpu in gpus[: math.ceil(node["num_gpus"])]]  # those that Ray gives out
+    return tuple(names)
 
 
 def rate_for(work: Work, rates: Mapping[str, Rate]) -> Rate:

@@ -10,10 +10,9 @@ from semievol_ray.config import RunConfig
 from semievol_ray.core.planning import Work
 from semievol_ray.core.workload import ANSWERS, Rounds, Splits, kind_of, step_rows
 from semievol_ray.engines.batches import num_steps
-from semievol_ray.methodconfig import CollaboratorConfig
+from semievol_ray.methodconfig import CollaboratorConfig, endpoint_called
+from semievol_ray.sessions import ENDPOINT
 from semievol_ray.stages.cutter import part_rows
-
-ENDPOINT = "endpoint"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _student(adapted: bool, merged: bool, has_adapter: bool) -> str:
 
 def _group(config: RunConfig, c: CollaboratorConfig, merged: bool, has_adapter: bool) -> str:
     if c.endpoint:
-        return f"{ENDPOINT} {c.model}"
+        return f"{ENDPOINT} {endpoint_called(config.method.collaborators, str(c.model), c.endpoint)}"
     if not c.model or c.model == config.model:
         return _student(c.adapter == "warm", merged, has_adapter)
     others = [o for o in config.method.collaborators if o.model == c.model and not o.endpoint]

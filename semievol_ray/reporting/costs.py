@@ -14,12 +14,14 @@ from semievol_ray.reporting import charts, page
 from semievol_ray.reporting.facts import Facts
 from semievol_ray.reporting.page import Section
 from semievol_ray.runs import read_events
+from semievol_ray.sessions import of_the_run
 from semievol_ray.starts import starts_shown
 
 
 def section(facts: Facts) -> Section:
     """Seconds by step or session, tokens by step, money where an endpoint has a price, and what caches saved."""
-    return Section("cost", "Cost", page.joined([_seconds(facts), _tokens(facts), _prefixes(read_events(facts.root))]))
+    prefixes = _prefixes(of_the_run(read_events(facts.root)))
+    return Section("cost", "Cost", page.joined([_seconds(facts), _tokens(facts), prefixes]))
 
 
 def _seconds(facts: Facts) -> Markup:

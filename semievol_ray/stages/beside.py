@@ -25,36 +25,42 @@ def side_by_side(here: Callable[[], None], *beside: Callable[[], None]) -> None:
 
     A deadline ends each by itself, as it leaves its parts. A piece may itself be several side by side.
     """
-    failed, raised = threading.Event(), list[BaseException]()
-    around = _failed.get()
+    failed, raised, overtaken = threading.Event(), list[BaseException](), threading.Event()
+    around, ends = _failed.get(), list[threading.Event]()
 
-    def run(work: Callable[[], None]) -> None:
+    def run(work: Callable[[], None], over: threading.Event) -> None:
         _failed.set((*around, failed))
         try:
             work()
         except OvertakenError:
-            return
+            overtaken.set()
         except BaseException as error:
             raised.append(error)
             if not isinstance(error, DeadlineReached):
                 failed.set()
+        finally:
+            over.set()
 
-    threads = [threading.Thread(target=run, args=(work,), name="beside", daemon=True) for work in beside]
     before = _failed.set((*around, failed))
-    for thread in threads:
-        thread.start()
     try:
-        _then_join(here, threads)
+        for work in beside:
+            ends.append(threading.Event())
+            threading.Thread(target=run, args=(work, ends[-1]), name="beside", daemon=True).start()
+        _then_wait(here, ends)
     except BaseException as error:
         failed.set()
-        _join(threads, END_SECONDS)
-        if isinstance(error, OvertakenError) and (first := _first(raised)):
-            raise first from None
+        _wait(ends, END_SECONDS)
+        if isinstance(error, OvertakenError | DeadlineReached) and (told := _failure(raised)):
+            raise told from None
         raise
     finally:
         _failed.reset(before)
-    if first := _first(raised):
+    if first := _failure(raised):
         raise first
+    if overtaken.is_set():
+        raise OvertakenError
+    if raised:
+        raise raised[0]
 
 
 class Overtaking:
@@ -77,21 +83,22 @@ class Overtaking:
     def after_execution_fails(self, executor: object, error: Exception) -> None: ...
 
 
-def _then_join(here: Callable[[], None], threads: Sequence[threading.Thread]) -> None:
+def _then_wait(here: Callable[[], None], ends: Sequence[threading.Event]) -> None:
     try:
         here()
     except DeadlineReached:
-        _join(threads)
+        _wait(ends)
         raise
-    _join(threads)
+    _wait(ends)
 
 
-def _join(threads: Sequence[threading.Thread], seconds: float | None = None) -> None:
+def _wait(ends: Sequence[threading.Event], seconds: float | None = None) -> None:
+    """Until all have ended; not by `join`, which takes a thread for ended when Ctrl-C interrupts it (bpo-45274)."""
     end = None if seconds is None else time.monotonic() + seconds
-    for thread in threads:
-        thread.join(None if end is None else max(0.0, end - time.monotonic()))
+    for over in ends:
+        over.wait(None if end is None else max(0.0, end - time.monotonic()))
 
 
-def _first(raised: Sequence[BaseException]) -> BaseException | None:
-    """What is told of several failures: the first that is no deadline."""
-    return next((error for error in raised if not isinstance(error, DeadlineReached)), next(iter(raised), None))
+def _failure(raised: Sequence[BaseException]) -> BaseException | None:
+    """The first that is no deadline."""
+    return next((error for error in raised if not isinstance(error, DeadlineReached)), None)

@@ -130,12 +130,14 @@ def streamed(dataset: Any) -> Iterator[dict[str, Any]]:
     """The rows of a Ray dataset as they come; what a worker raised is raised again, a foreign error as RunStopped.
 
     Not iter_rows: that pickles the statistics of all blocks so far every five seconds, more with each part (of the
-    driver's processor time 41% at 2,000 parts).
+    driver's processor time 41% at 2,000 parts). Nor Ray Data's guard, which ends an execution without an output for
+    half an hour: an endpoint's first part may take longer, and engines that stall are watched where they are.
     """
     import ray
     from ray.data.block import BlockAccessor
     from ray.exceptions import RayError
 
+    dataset.context.execution_no_progress_timeout_s = -1
     try:
         for bundle in dataset.iter_internal_ref_bundles():
             for entry in bundle.blocks:

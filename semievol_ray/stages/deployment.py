@@ -24,6 +24,8 @@ _HEAD = "node:__internal_head__"
 """The resource by which Ray marks the node whose proxy, with HeadOnly, is the one that listens."""
 _ERROR_LINE = re.compile(r"^[\w.]+(?:Error|Exception): (?!Traceback).+$", re.MULTILINE)
 HEALTH_SECONDS, LEAVE_SECONDS = 5.0, 10.0
+CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+"""Serve's own actor, one on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,16 @@ def _deployment(name: str, build: Build, replicas: Replicas, requests_each: int)
 
 
 def _require_none_running() -> None:
+    """Serve without an application counts too: it would listen at its own host, and be ended with ours."""
+    import ray
     from ray import serve
 
-    if there := sorted(serve.status().applications):
+    there = sorted(serve.status().applications)
+    named: Any = ray.util.list_named_actors(all_namespaces=True)
+    if there or any(actor["name"] == CONTROLLER for actor in named):
         raise ClusterError(
-            f"Ray Serve runs on this cluster already ({', '.join(there)}), at its own port. Stop that first "
-            "(`serve shutdown`), or serve on another cluster."
+            f"Ray Serve runs on this cluster already ({', '.join(there) or 'without an application'}), at its own "
+            "port. Stop that first (`serve shutdown`), or serve on another cluster."
         )
 
 

@@ -16,9 +16,10 @@ from semievol_ray.engines.adapters import adapter_rank
 from semievol_ray.engines.base import EngineSpec
 from semievol_ray.engines.openai import MOST_DELAY_SECONDS
 from semievol_ray.errors import DeadlineReached
-from semievol_ray.methodconfig import EndpointConfig
+from semievol_ray.methodconfig import EndpointConfig, endpoint_called
 from semievol_ray.placement import Replicas, place, with_work
 from semievol_ray.runs import Step, read_events
+from semievol_ray.sessions import ENDPOINT
 from semievol_ray.stages.context import Adapter, Context, require_device
 from semievol_ray.stages.jobs import Job, PartReport, Session, missing, sequence
 from semievol_ray.stages.justify import JustifyJob
@@ -47,14 +48,17 @@ class Wanted:
 
 
 def engine_groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
-    """Wanted jobs by the weights that must be resident: a base model and, where adapters are merged, which adapter."""
+    """Wanted jobs by the weights that must be resident: a base model and, where adapters are merged, which adapter.
+
+    Those of an endpoint by how it is asked: with another key or limit it is another.
+    """
     groups: dict[tuple[str, str, str], list[Wanted]] = {}
     for item in wanted:
         if not item.job.step.missing_parts():
             continue
         numerics = item.job.step.numerics()
         merged = item.adapter.digest if item.adapter and numerics["adapter_serving"] == "merged" else ""
-        where = item.endpoint.url if item.endpoint else merged
+        where = item.endpoint.asked_as if item.endpoint else merged
         groups.setdefault((item.model, where, json.dumps(numerics, sort_keys=True)), []).append(item)
     return sorted(groups.values(), key=justifies)
 
@@ -102,7 +106,7 @@ def run_group(context: Context, name: str, group: Sequence[Wanted], *, beside: b
 
     Raises DeadlineReached with parts left.
     """
-    if context.until:
+    if context.until and not group[0].endpoint:
         start = engine_start_seconds(read_events(context.run.root))
         context.until.require(f"the start of the engine of {name}", start)
     for adapter in {item.adapter for item in group if item.adapter}:
@@ -210,9 +214,10 @@ def _placed(context: Context, name: str, group: Sequence[Wanted]) -> tuple[Sessi
 
 def _name(context: Context, name: str, group: Sequence[Wanted]) -> str:
     first = group[0]
-    who = "endpoint" if first.endpoint else "warm" if any(item.adapter for item in group) else "base"
-    other = "" if first.endpoint is None and first.model == context.model().name else f" {first.model}"
-    return f"{name} {who}{other}"
+    if first.endpoint:
+        return f"{name} {ENDPOINT} {endpoint_called(context.config.method.collaborators, first.model, first.endpoint)}"
+    who = "warm" if any(item.adapter for item in group) else "base"
+    return f"{name} {who}" + ("" if first.model == context.model().name else f" {first.model}")
 
 
 def _largest_rank(adapters: Mapping[str, str], rank: int) -> int:

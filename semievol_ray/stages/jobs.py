@@ -41,8 +41,8 @@ class Session:
 class PartReport:
     """What the driver learns of one committed part; `start_seconds` is what its engine took to start.
 
-    `num_looked_up` prompt tokens were sought in the engine's prefix cache since its last report, of whatever part, and
-    `num_found` were there.
+    `attempt` counts from 1: the tries that it took, those that ended with their engine too. `num_looked_up` prompt
+    tokens were sought in the engine's prefix cache since its last report, of whatever part, and `num_found` were there.
     """
 
     step: str
@@ -61,6 +61,7 @@ class PartReport:
     num_looked_up: int = 0
     num_found: int = 0
     start_seconds: float = 0.0
+    attempt: int = 1
 
 
 def missing(session: Session) -> dict[str, list[int]]:

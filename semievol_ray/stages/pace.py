@@ -3,20 +3,12 @@
 Invariant: where nothing was measured yet the answer is 0, never a guess.
 """
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable
 
-Event = Mapping[str, Any]
+from semievol_ray.sessions import ENDPOINT, Event, engine_sessions, seconds_between
 
 
 def engine_start_seconds(events: Iterable[Event]) -> float:
-    """The shortest time from a session's start to its first part; 0 where none came yet."""
-    began, found = None, list[float]()
-    for event in events:
-        if event["kind"] in ("session_started", "run_started"):
-            began = event["time"] if event["kind"] == "session_started" else None
-        elif event["kind"] == "part_committed" and began:
-            found.append((datetime.fromisoformat(event["time"]) - datetime.fromisoformat(began)).total_seconds())
-            began = None
-    return min(found, default=0.0)
+    """The shortest time from a session's start to its first part; 0 where none came yet. An endpoint is no start."""
+    engines = [of for of in engine_sessions(events) if of.reports and ENDPOINT not in of.name.split()]
+    return min((seconds_between(of.began, of.reports[0]["time"]) for of in engines), default=0.0)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from semievol_ray import schema, storage
+from semievol_ray.alignment import check_aligned
 from semievol_ray.core.selection import Decision
 from semievol_ray.engines import checkpoints
 from semievol_ray.engines.adapters import adapter_digest, verify_adapter
@@ -178,11 +179,12 @@ def _gold(labeled: Step, part: str, number: int) -> list[dict[str, Any]]:
 
 
 def _pseudo_labelled(accepted: Accepted, part: str, weight: float) -> list[dict[str, Any]]:
-    rows = accepted.pool.read_part(part, schema.UNLABELED).to_pylist()
-    selected = accepted.selection.read_part(part, schema.SELECTION).to_pylist()
+    rows = accepted.pool.read_part(part, schema.UNLABELED)
+    selected = accepted.selection.read_part(part, schema.SELECTION)
+    check_aligned(part, (accepted.pool, rows), (accepted.selection, selected))
     same = {"source": "pseudo", "weight": weight, "round": accepted.round}
     return [
         {**row, **same, "answer": s["label"], "confidence": s["confidence"]}
-        for row, s in zip(rows, selected, strict=True)
+        for row, s in zip(rows.to_pylist(), selected.to_pylist(), strict=True)
         if s["decision"] == Decision.ACCEPTED.value
     ]

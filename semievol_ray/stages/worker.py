@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -58,12 +58,15 @@ class EngineWorker:
         book = jobs[0].step
         if all(job.step.has_part(part) for job in jobs):
             return await self._done_whole(part, jobs)
-        if ledger.suspicion(ledger.tries(book, part), None, book.fence) >= SUSPECT_PART:
-            return await self._done_apart(part, jobs)
-        async with self._gate.shared():
-            await self._life.admitted()
-            with self._life.mortal(), self._attempt(jobs[0], part, None):
-                return await self._done_whole(part, jobs)
+        made = ledger.tries(book, part)
+        if ledger.suspicion(made, None, book.fence) >= SUSPECT_PART:
+            reports = await self._done_apart(part, jobs)
+        else:
+            async with self._gate.shared():
+                await self._life.admitted()
+                with self._life.mortal(), self._attempt(jobs[0], part, None):
+                    reports = await self._done_whole(part, jobs)
+        return [replace(report, attempt=len(made) + 1) for report in reports]
 
     async def _done_whole(self, part: str, jobs: Sequence[Job]) -> list[PartReport]:
         async def answer(job: Job, asker: Asker) -> pa.Table:

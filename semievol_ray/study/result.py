@@ -7,13 +7,13 @@ variant's figures are those it would have had alone.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semievol_ray.runs import Step, read_events, read_manifest, read_steps
+from semievol_ray.sessions import engine_sessions
 from semievol_ray.stages.evaluate import asked, correctness
 
 
@@ -89,29 +89,11 @@ def step_seconds(root: str) -> dict[str, float]:
     done = {name: record["committed"] for name, record in read_steps(root) if record.get("committed")}
     own = {name: committed for name, committed in done.items() if "shared_from" not in committed}
     answered: dict[str, float] = {}
-    for jobs, seconds in _sessions(root):
-        weights = {name: _num_tokens(own[name]["metrics"]) for name in jobs if name in own}
+    for session in engine_sessions(read_events(root)):
+        weights = {name: _num_tokens(own[name]["metrics"]) for name in session.jobs if name in own}
         for name, weight in weights.items():
-            answered[name] = answered.get(name, 0.0) + seconds * weight / sum(weights.values())
+            answered[name] = answered.get(name, 0.0) + session.seconds * weight / sum(weights.values())
     return {name: answered.get(name, float(committed["seconds"])) for name, committed in own.items()}
-
-
-def _sessions(root: str) -> list[tuple[list[str], float]]:
-    """The steps of each engine session and the seconds it lasted; one that was cut off ends with its last event."""
-    found: list[tuple[list[str], float]] = []
-    jobs, began, previous = None, "", ""
-    for event in read_events(root):
-        if jobs is not None and event["kind"] in {"session_ended", "run_started"}:
-            found.append((jobs, _elapsed(began, event["time"] if event["kind"] == "session_ended" else previous)))
-            jobs = None
-        if event["kind"] == "session_started":
-            jobs, began = event["jobs"], event["time"]
-        previous = event["time"]
-    return found
-
-
-def _elapsed(start: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _num_tokens(metrics: Mapping[str, Any]) -> int:

@@ -1,6 +1,8 @@
 """Engines and endpoints that answer at once: the failure of one ends the others."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +101,43 @@ def test_failure_is_told_rather_than_a_deadline_that_came_before_it() -> None:
         side_by_side(lambda: None, _raising(DeadlineReached("now")), later)
 
 
+def test_failure_is_told_rather_than_the_deadline_that_came_here() -> None:
+    def later() -> None:
+        time.sleep(0.2)
+        raise RunStopped("later")
+
+    with pytest.raises(RunStopped, match="later"):
+        side_by_side(_raising(DeadlineReached("now")), later)
+
+
+def test_piece_that_was_overtaken_is_not_taken_for_done() -> None:
+    went_on: list[str] = []
+
+    def pieces() -> None:
+        side_by_side(lambda: None, _until_overtaken)
+        went_on.append("as if all were done")
+
+    with pytest.raises(RunStopped, match="far"):
+        side_by_side(pieces, _raising(RunStopped("far")))
+    assert not went_on
+
+
+def test_ctrl_c_while_this_thread_only_waits_ends_what_runs_beside_first() -> None:
+    ended: list[str] = []
+
+    def slowly() -> None:
+        try:
+            _until_overtaken()
+        finally:
+            time.sleep(0.3)
+            ended.append("slowly")
+
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(lambda: None, slowly)
+    assert ended == ["slowly"]
+
+
 @pytest.fixture
 def endpoint() -> Iterator[Callable[[int], str]]:
     """endpoint(status) -> the URL of a server that answers each question so, after SECONDS."""
@@ -177,6 +216,20 @@ def test_groups_on_cpus_stand_alone_where_the_number_of_engines_is_set(
     pool: Step, shown: Step, context_of: Callable[..., Context]
 ) -> None:
     assert _drafted(context_of, pool, shown, 1) == ["session_started", "session_ended"] * 3
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_one_name_at_two_endpoints_is_two_sessions(
+    pool: Step, shown: Step, context_of: Callable[..., Context], endpoint: Callable[[int], str]
+) -> None:
+    far = [{"model": "far", "demonstrations": 0, "endpoint": {"url": endpoint(200)}} for _ in range(2)]
+    context = context_of(method={"embedder": "hash", "collaborators": far})
+    answer(context, "round-1", drafts_of(context, Asked("rounds/0001", pool, shown, None), None))
+    events = [event for event in read_events(context.run.root) if event["kind"] == "session_ended"]
+    assert sorted(event["session"] for event in events) == [
+        "round-1 endpoint far (api_0)",
+        "round-1 endpoint far (api_0_2)",
+    ]
 
 
 @pytest.mark.usefixtures("small_ray")
