@@ -44,15 +44,15 @@ def engine_sessions(events: Iterable[Event]) -> list[EngineSession]:
                     session.ended = previous
                 working.clear()
             case "session_started":
-                session = EngineSession(event["session"], event["jobs"], event["time"])
+                session = EngineSession(event.get("session", ""), event.get("jobs", ()), event["time"])
                 found.append(session)
                 working[session.name] = session
             case "part_committed":
                 for session in working.values():
                     if event["step"] in session.jobs:
                         session.reports.append(event)
-            case "session_ended" if event["session"] in working:
-                session = working.pop(event["session"])
+            case "session_ended" if (name := event.get("session", "")) in working:
+                session = working.pop(name)
                 session.ended, session.is_whole = event["time"], True
         previous = event.get("time", previous)
     return found

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from semievol_ray import cli, schema, sharing
+from semievol_ray import cli, lease, schema, sharing, storage
 from semievol_ray.clean import clean_run, planned
 from semievol_ray.cleaned import read_cleaned
 from semievol_ray.config import RunConfig
@@ -225,3 +225,29 @@ def test_step_that_was_cleaned_is_taken_over_by_no_other_run(root: Path, tmp_pat
 
     assert sharing.take(share, other, step.record()) is None
     assert not Path(other.path).exists()
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_clean_that_was_taken_over_rewrites_no_step(
+    finished: tuple[Tree, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished[1], root)
+    write, seen = storage.write, list[bytes]()
+
+    def late(path: str, data: bytes, staging: str | None = None) -> None:
+        """Before one of its writes of a step.json another driver takes the run."""
+        if path.endswith("step.json"):
+            seen.append(Path(path).read_bytes())
+            if len(seen) == moment:
+                monkeypatch.setattr(storage, "write", write)
+                monkeypatch.setattr(lease, "is_running", lambda _: False)
+                Lease.take(str(root)).close()
+                seen.append(path.encode())
+        write(path, data, staging)
+
+    monkeypatch.setattr(storage, "write", late)
+    with pytest.raises(RunInUseError, match="taken over"):
+        clean_run(str(root), "scalars", lambda _: True)
+    *_, held, path = seen
+    assert Path(path.decode()).read_bytes() == held

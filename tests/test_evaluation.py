@@ -6,8 +6,11 @@ import pytest
 
 from semievol_ray.errors import UserError
 from semievol_ray.evaluation import evaluate_file, stored_evaluation
+from semievol_ray.handover import trained
+from semievol_ray.planning.measured import driven_seconds
 from semievol_ray.progress import Progress
-from semievol_ray.runs import read_manifest
+from semievol_ray.runs import read_events, read_manifest
+from semievol_ray.summary import summarise
 from tests.rundirs import changed, do_run, metrics_of, run_tree, write_questions
 
 
@@ -23,6 +26,30 @@ def test_evaluation_is_of_the_round_that_the_run_handed_over(tmp_path: Path) -> 
     found = evaluate_file(root, str(tmp_path / "more.csv"), Progress(quiet=True))
     assert found.step.endswith(f"/round-{done.round:04d}")
     assert found.metrics == metrics_of(Path(root), found.step)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_is_evaluated_later_is_no_time_of_the_run(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    do_run(run_tree(tmp_path, labeled=12, unlabeled=32, test=8), root)
+    spent, driven = summarise(str(root)).seconds, driven_seconds(read_events(str(root)))
+    write_questions(tmp_path / "more.csv", 12)
+
+    evaluate_file(str(root), str(tmp_path / "more.csv"), Progress(quiet=True))
+
+    assert [event["command"] for event in read_events(str(root)) if event["kind"] == "run_started"] == [
+        "run",
+        "evaluate",
+    ]
+    assert summarise(str(root)).seconds == spent
+    assert driven_seconds(read_events(str(root))) == driven
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_round_that_a_finished_run_does_not_have_is_told_with_those_that_it_has(tmp_path: Path) -> None:
+    do_run(run_tree(tmp_path, labeled=12, unlabeled=32), tmp_path / "run")
+    with pytest.raises(UserError, match=r"has no model of round 7; rounds with one: 0, 1\.$"):
+        trained(str(tmp_path / "run"), 7)
 
 
 @pytest.mark.usefixtures("without_ray")

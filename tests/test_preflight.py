@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from semievol_ray.engines.footprint import cache_bytes_a_token
 from semievol_ray.errors import ClusterError, PlacementError
 from semievol_ray.evaluation import evaluate_file
 from semievol_ray.label import label_file
+from semievol_ray.machine import Gpu
 from semievol_ray.placement import Node, Resources
 from semievol_ray.problems import Gravity, Kind, Problem
 from semievol_ray.progress import Progress
@@ -25,6 +27,7 @@ from semievol_ray.stages import nodes
 from semievol_ray.stages.context import Context
 from tests.conftest import ScriptedRun
 from tests.rundirs import changed, do_run, run_tree
+from tests.test_problems import MACHINE
 
 SIZES = {"labeled": 8, "unlabeled": 16, "test": 8}
 GPUS = Resources((Node(8, 4, 10**11, (16 * 10**9,) * 4, "a"),))
@@ -85,6 +88,13 @@ def test_label_and_evaluate_that_cannot_be_placed_are_refused_before_a_row_is_re
 
     event = events(root, "preflight")[before]
     assert [problem["kind"] for problem in event["problems"]] == ["placement"]
+
+
+def test_gpus_that_ray_does_not_give_out_refuse_nothing() -> None:
+    gpus = (Gpu("display", 4 * 10**9), Gpu("A100", 80 * 10**9))
+    machine = replace(MACHINE, gpus=gpus)
+    reports = [nodes.NodeReport("a", 8, 1, machine), nodes.NodeReport("head", 8, 0, machine)]
+    assert [node.gpu_bytes for node in preflight.resources_of(reports).nodes] == [(80 * 10**9,), ()]
 
 
 def test_what_answers_with_the_runs_model_alone_needs_neither_other_models_nor_workers(

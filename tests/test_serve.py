@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray import cli
+from semievol_ray.config import ReplicaRange
 from semievol_ray.endpoint.gate import key_digest
 from semievol_ray.errors import UserError
+from semievol_ray.handover import reopened
 from semievol_ray.label import label_file
 from semievol_ray.progress import Progress
 from semievol_ray.serve import KEY_VARIABLE, Served, ServeSettings, read_key, serve_run, told
@@ -148,7 +150,7 @@ def test_serve_to_others_without_a_key_is_refused(finished: Path) -> None:
 
 
 def test_serve_of_a_round_that_is_not_there_is_refused(finished: Path) -> None:
-    with pytest.raises(UserError, match="rounds/0009/train has not ended"):
+    with pytest.raises(UserError, match=r"has no model of round 9; rounds with one: 0, 1\."):
         serve(finished, lambda _: None, number=9)
 
 
@@ -179,3 +181,28 @@ def test_key_file_that_holds_none_is_refused_without_showing_it(tmp_path: Path, 
     shutil.rmtree(tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
         read_key(str(tmp_path / "key"))
+
+
+def test_adapters_that_are_only_served_merged_are_left_out(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    imported = {"modules_to_save": ["lm_head"]}
+    monkeypatch.setattr("semievol_ray.serve.adapter_settings", lambda path: imported if "/0000/" in path else {})
+    run_here(monkeypatch)
+    monkeypatch.setattr("semievol_ray.serve.deployed", lambda *_: contextlib.nullcontext())
+    seen: list[Served] = []
+    serve(root, seen.append)
+    serve(root, seen.append, number=0)
+    assert list(seen[0].serving.models) == ["small-base", "small-round-1"]
+    assert seen[1].serving.models == {"small-round-0": None}
+
+
+def test_engines_served_by_default_are_as_many_as_fit(finished: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["config"]["speed"]["num_replicas"] = 40
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    assert reopened(str(root), None).speed.num_replicas == 40
+    assert reopened(str(root), None, fits=True).speed.num_replicas == "auto"
+    assert reopened(str(root), None, (1, 3), fits=True).speed.num_replicas == ReplicaRange(min=1, max=3)

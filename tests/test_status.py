@@ -147,7 +147,7 @@ def test_status_of_a_session_under_way_tells_pace_time_left_and_troubles(copied_
     try:
         found = looked_at(
             copied_run,
-            {"time": now, "kind": "session_started", "fence": 9},
+            {"time": now, "kind": "session_started", "fence": 9, "session": "s", "jobs": [told["step"]]},
             {"time": now, "kind": "engine_died", "fence": 9, "seen": "CUDA out of memory"},
             {"time": now, "kind": "part_committed", "fence": 9, **told, **figures, "seconds": 16.0},
         )
@@ -264,3 +264,21 @@ def test_status_of_a_step_whose_record_is_damaged_still_says_so(copied_run: Path
     (copied_run / "data/unlabeled/step.json").write_text("{")
     with pytest.raises(StorageError, match=r"data/unlabeled/step\.json is damaged"):
         status(str(copied_run))
+
+
+def test_status_goes_on_past_a_part_that_is_damaged(copied_run: Path) -> None:
+    step = copied_run / "rounds/0001/select"
+    record = json.loads((step / "step.json").read_text())
+    del record["committed"]
+    (step / "step.json").write_text(json.dumps(record))
+    (step / "part-00001.parquet").write_bytes(b"PAR1 and no more")
+    (step / "parts.json").unlink()
+
+    found = {s.name: s for s in status(str(copied_run)).steps}["rounds/0001/select"]
+
+    assert (found.parts_done, found.parts_total) == (3, 3)
+    assert found.rows is not None
+
+
+def test_healthy_run_has_no_trouble(scripted_run: ScriptedRun) -> None:
+    assert [trouble.kind for trouble in status(str(scripted_run.root)).troubles] == []

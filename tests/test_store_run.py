@@ -12,7 +12,7 @@ import pytest
 import rundirs
 from s3server import S3Server
 
-from semievol_ray import cli, configfile, driver, folders, storage
+from semievol_ray import cli, configfile, driver, folders, schema, storage
 from semievol_ray.engines import scripted
 from semievol_ray.engines.models import resolve_model
 from semievol_ray.errors import ConfigError, DataError, ModelError, StorageError
@@ -88,6 +88,10 @@ def test_run_in_a_store_is_watched_cleaned_and_verified_as_on_disk(
     folders.put_folder(on_disk, f"{s3_root}/run")
     here, there = (told(root, "status", "--json", capsys=capsys) for root in (on_disk, f"{s3_root}/run"))
     assert _steps(there) == _steps(here)
+
+    first = rundirs.ids_of(Path(on_disk), "data/unlabeled", schema.UNLABELED)[0]
+    here, there = (told(root, "explain", first, capsys=capsys) for root in (on_disk, f"{s3_root}/run"))
+    assert here == there
 
     freed = [told(root, "clean", "--keep", "scalars", "--yes", capsys=capsys) for root in (on_disk, f"{s3_root}/run")]
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from semievol_ray import cli, configfile, report
 from semievol_ray.config import RunConfig
-from semievol_ray.errors import ConfigError, UserError
+from semievol_ray.errors import ConfigError, PlacementError, UserError
 from semievol_ray.machine import Gpu
 from semievol_ray.placement import Node, Resources
 from semievol_ray.planning import actual, lines
@@ -25,7 +25,7 @@ from semievol_ray.progress import Progress
 from semievol_ray.runs import Run, read_events, read_steps
 from semievol_ray.sizes import Splits
 from semievol_ray.stages.nodes import DRIVER, NodeReport
-from tests.rundirs import do_run, run_tree
+from tests.rundirs import changed, do_run, run_tree
 from tests.test_problems import MACHINE
 
 QUIET = Progress(quiet=True)
@@ -143,6 +143,18 @@ def test_plan_command_prints_a_table_of_80_columns(tmp_path: Path, capsys: pytes
 def test_shape_of_a_scripted_model_is_not_known(tmp_path: Path) -> None:
     config = configfile.parse(run_tree(tmp_path, labeled=8, unlabeled=40), "test")
     with pytest.raises(ConfigError, match="and its weights' headers tell none"):
+        make_plan(config, str(tmp_path / "run"), pilot=0, progress=QUIET)
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_plan_for_other_machines_is_not_refused_by_this_one(tmp_path: Path) -> None:
+    tree = changed(run_tree(tmp_path, labeled=8, unlabeled=40, test=8), "speed.num_train_workers", 8)
+    tree |= {"numerics": {"engine": "vllm"}, "model": str(model_folder(tmp_path / "model", 8))}
+    tree = changed(tree, "train", {"train_batch_size": 8})
+    config = configfile.parse(tree, "test")
+
+    assert make_plan(config, str(tmp_path / "run"), pilot=0, gpus=64, progress=QUIET).gpus == 64
+    with pytest.raises(PlacementError, match="num_train_workers 8 does not fit"):
         make_plan(config, str(tmp_path / "run"), pilot=0, progress=QUIET)
 
 

@@ -1,7 +1,10 @@
+import time
+from typing import Any
+
 import pytest
 
 from semievol_ray.errors import DriftError, RunStopped, SemievolError, StorageError
-from semievol_ray.stages.cluster import raised_by_worker
+from semievol_ray.stages.cluster import map_parts, raised_by_worker
 
 OWN = """ray::MapWorker.submit() (pid=1)
   File "steps.py", line 65, in begin_attempt
@@ -36,3 +39,19 @@ def test_error_in_the_text_of_a_ray_exception_is_raised_as_itself(
 
     assert type(found) is kind
     assert str(found).startswith(message)
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_part_that_takes_longer_than_ray_datas_guard_allows_is_waited_for() -> None:
+    import ray.data
+
+    def slow(item: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(3)
+        return item
+
+    context = ray.data.DataContext.get_current()
+    before, context.execution_no_progress_timeout_s = context.execution_no_progress_timeout_s, 1
+    try:
+        assert list(map_parts(slow, ["part-00000"])) == [{"part": "part-00000"}]
+    finally:
+        context.execution_no_progress_timeout_s = before

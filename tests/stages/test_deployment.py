@@ -1,7 +1,9 @@
 """What is told of a served application that does not start."""
 
-from semievol_ray.errors import ModelError, RunStopped
-from semievol_ray.stages.deployment import failed_start
+import pytest
+
+from semievol_ray.errors import ClusterError, ModelError, RunStopped
+from semievol_ray.stages.deployment import _require_none_running, failed_start
 
 TOLD = """Failed to update the deployments ['semievol-small'].
 The deployment failed to start 3 times in a row. See controller logs for details. Error:
@@ -29,3 +31,16 @@ def test_failed_start_by_an_error_of_our_own_is_that_error() -> None:
 
 def test_failed_start_without_any_error_tells_the_last_line() -> None:
     assert "no node has the resources" in str(failed_start("DEPLOYING\nno node has the resources"))
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_serve_that_runs_without_an_application_is_left_alone() -> None:
+    from ray import serve
+
+    serve.start(proxy_location="Disabled")
+    try:
+        with pytest.raises(ClusterError, match=r"runs on this cluster already \(without an application\)"):
+            _require_none_running()
+    finally:
+        serve.shutdown()
+    _require_none_running()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -9,13 +10,16 @@ import pytest
 from prometheus import scraped
 
 from semievol_ray.stages import metrics
+from semievol_ray.stages.jobs import PartReport
 from semievol_ray.stages.metrics import METRICS, PREFIX, RunMetrics
 
 MONITORING = Path(__file__).parents[2] / "cluster/monitoring"
-PART = {
-    "kind": "part_committed", "step": "rounds/0001/drafts/a", "part": "part-00000", "num_rows": 8, "num_errors": 1,
-    "num_tokens": 40, "num_prompt_tokens": 160, "seconds": 2.5, "median_outstanding": 16.0, "attempt": 2,
-}  # fmt: skip
+REPORT = PartReport(
+    step="rounds/0001/drafts/a", part="part-00000", replica="r", node="n", num_rows=8, num_errors=1, num_tokens=40,
+    num_prompt_tokens=160, seconds=2.5, median_outstanding=16.0, first_error=None, num_unreadable=0, unreadable=[],
+    attempt=2,
+)  # fmt: skip
+PART = {"kind": "part_committed", **asdict(REPORT)}
 
 
 def value(text: str, name: str, **tags: str) -> float:

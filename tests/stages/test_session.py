@@ -160,6 +160,7 @@ def test_killed_and_terminated_engines_cost_the_parts_in_hand_and_a_full_one_sta
     assert any("ran with max_num_seqs 2 after 1 out-of-memory restart" in line for line in told.lines)
     step = session.jobs[0].step
     tried = [one for part in step.parts for one in ledger.tries(step, part)]
+    assert [report.attempt for report in told.reports if report.attempt > 1]
     assert len(step.parts) < len(tried) <= len(step.parts) + 5  # the parts in the hands of the one that was killed
 
 
