@@ -40,12 +40,15 @@ class Deadline:
 
 
 def chosen(text: str | None, environment: Mapping[str, str], now: float) -> Deadline | None:
-    """The deadline of --deadline, else the one of the Slurm job around this process, else None.
+    """The deadline of --deadline or the one of the Slurm job around this process, whichever comes first, else None.
 
     Raises UserError for what is no moment, or has passed.
     """
-    if text:
-        return _written(text, now)
+    found = [each for each in (_written(text, now) if text else None, _of_slurm(environment, now)) if each]
+    return min(found, key=lambda each: each.at, default=None)
+
+
+def _of_slurm(environment: Mapping[str, str], now: float) -> Deadline | None:
     end = environment.get(SLURM_END, "")
     if not end.isdigit():
         return None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from semievol_ray import cli, configfile, driver
+from semievol_ray import cli, configfile, driver, ending
 from semievol_ray.config import RunConfig
 from semievol_ray.deadline import Deadline, chosen
 from semievol_ray.ending import OVERTIME_SECONDS, ended_by, left
@@ -20,10 +20,11 @@ from tests.rundirs import changed, do_run, run_tree
 NOW = 1_800_000_000.0
 
 
-def test_deadline_is_the_one_that_was_given_before_the_one_of_slurm() -> None:
-    found = chosen("+1h", {"SLURM_JOB_END_TIME": str(int(NOW + 60))}, NOW)
+@pytest.mark.parametrize(("end", "at"), [(86400, 3600), (1200, 960)])
+def test_deadline_is_the_one_that_was_given_unless_the_slurm_job_ends_sooner(end: int, at: int) -> None:
+    found = chosen("+1h", {"SLURM_JOB_END_TIME": str(int(NOW) + end)}, NOW)
     assert found is not None
-    assert found.at == NOW + 3600
+    assert found.at == NOW + at
 
 
 @pytest.mark.parametrize(("seconds", "lead"), [(86400, 240), (600, 120)])
@@ -101,6 +102,26 @@ def test_driver_that_waits_where_no_engine_sees_the_deadline_is_interrupted(tmp_
 def _wait_under(deadline: Deadline, run: Run, config: RunConfig) -> None:
     with driver.terminated_as_interrupt(), ended_by(deadline, run, config):
         time.sleep(20)
+
+
+def test_counting_what_is_left_is_not_interrupted_by_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configfile.parse(run_tree(tmp_path, labeled=4, unlabeled=4), "test")
+
+    def slowly(*_: object) -> str:
+        time.sleep(1.0)
+        return "counted"
+
+    monkeypatch.setattr(ending, "left", slowly)
+    past = Deadline(time.time() - OVERTIME_SECONDS + 0.4, "22:00")
+    with (
+        Run.open(str(tmp_path / "run"), {"name": "small"}) as run,
+        driver.terminated_as_interrupt(),
+        pytest.raises(DeadlineReached, match="counted"),
+        ended_by(past, run, config),
+    ):
+        raise DeadlineReached("the engines left")
 
 
 def test_ctrl_c_before_the_deadline_stays_what_it_is(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Which adapter of a run is evaluated: the one that it handed over."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from semievol_ray.errors import UserError
 from semievol_ray.evaluation import evaluate_file, stored_evaluation
 from semievol_ray.handover import trained
+from semievol_ray.lease import require_free
 from semievol_ray.planning.measured import driven_seconds
 from semievol_ray.progress import Progress
 from semievol_ray.runs import read_events, read_manifest
@@ -43,6 +46,20 @@ def test_what_is_evaluated_later_is_no_time_of_the_run(tmp_path: Path) -> None:
     ]
     assert summarise(str(root)).seconds == spent
     assert driven_seconds(read_events(str(root))) == driven
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_terminated_evaluation_closes_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "run"
+    do_run(run_tree(tmp_path, labeled=12, unlabeled=32, test=8), root)
+    write_questions(tmp_path / "more.csv", 12)
+    monkeypatch.setattr("semievol_ray.evaluation.answer", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_file(str(root), str(tmp_path / "more.csv"), Progress(quiet=True))
+
+    assert read_events(str(root))[-1]["kind"] == "run_stopped"
+    require_free(str(root))
 
 
 @pytest.mark.usefixtures("without_ray")

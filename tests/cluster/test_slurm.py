@@ -93,6 +93,17 @@ def test_job_whose_run_saw_its_deadline_come_goes_back_into_the_queue(tmp_path: 
     assert "scontrol requeue 17" in job.called()
 
 
+@pytest.mark.parametrize(("left", "is_queued"), [(200, True), (7200, False)])
+def test_job_whose_run_ended_at_a_deadline_of_its_own_stays_out_of_the_queue(
+    tmp_path: Path, left: int, is_queued: bool
+) -> None:
+    job = started(tmp_path, fast="75", SLURM_JOB_END_TIME=str(int(time.time()) + left))
+
+    code = job.process.wait(20)
+    assert ("scontrol requeue 17" in job.called()) == is_queued
+    assert is_queued or code == 75
+
+
 def test_job_that_was_queued_again_too_often_ends_with_130(tmp_path: Path) -> None:
     job = started(tmp_path, restarts=100)
     job.until_running()
