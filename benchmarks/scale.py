@@ -21,6 +21,7 @@ SLOTS = (8, 64, 256)
 EFFICIENCY = {64: 0.95, 256: 0.90}
 RAY_MS, WORKER_MS, SELECT_SECONDS, SELECT_MIB, NOOP_SECONDS = 20.0, 1.0, 60.0, 2048.0, 5.0
 SELECT_ROWS, NOOP_ROWS = 10_000_000, 1_000_000
+STEPS = ("ingest", "retrieve", "answer", "select")
 FEWEST_FURTHER = 100
 """Fewer parts more than before tell nothing of what a part costs."""
 FEWEST_PARTS = 500
@@ -115,7 +116,7 @@ def _round(found: Found, folder: Path, num_rows: int) -> Measured:
     found.metrics |= {f"{name}, {phase} seconds": run.wall(phase) for phase in run.phases if phase != "open"}
     found.metrics |= {
         f"{name}, {phase} {kind} CPU seconds": run.cpu(kind, phase)
-        for phase in ("ingest", "retrieve", "answer", "select")
+        for phase in STEPS
         for kind in KINDS
     }
     found.metrics |= {
@@ -124,6 +125,7 @@ def _round(found: Found, folder: Path, num_rows: int) -> Measured:
         f"{name}, worker CPU ms a row (engine and tokens too)": run.cpu("worker", "answer") * 1000 / num_rows,
         f"{name}, driver peak MiB": run.peak_mib("driver"),
         f"{name}, worker peak MiB": run.peak_mib("worker"),
+        **{f"{name}, {of} worker peak MiB": run.peak_mib("worker", of) for of in STEPS},
         f"{name}, files": len(files),
         f"{name}, bytes a row": sum(path.stat().st_size for path in files) / num_rows,
     }
@@ -169,7 +171,7 @@ def _driving(run: Measured) -> float:
 
 def _spent(run: Measured, kind: str) -> float:
     """Processor seconds of one kind of process in what grows with the rows."""
-    return sum(run.cpu(kind, phase) for phase in ("ingest", "retrieve", "answer", "select"))
+    return sum(run.cpu(kind, phase) for phase in STEPS)
 
 
 def _keep(found: Found, options: argparse.Namespace) -> None:
