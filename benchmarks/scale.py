@@ -114,11 +114,7 @@ def _round(found: Found, folder: Path, num_rows: int) -> Measured:
     own = 1000 * _driving(run) / (parts * scale_model.NUM_SESSIONS)
     files = [path for path in (folder / "run").rglob("*") if path.is_file()]
     found.metrics |= {f"{name}, {phase} seconds": run.wall(phase) for phase in run.phases if phase != "open"}
-    found.metrics |= {
-        f"{name}, {phase} {kind} CPU seconds": run.cpu(kind, phase)
-        for phase in STEPS
-        for kind in KINDS
-    }
+    found.metrics |= {f"{name}, {phase} {kind} CPU seconds": run.cpu(kind, phase) for phase in STEPS for kind in KINDS}
     found.metrics |= {
         f"{name}, parts": parts,
         f"{name}, driver and Ray CPU ms a part": own,

@@ -15,7 +15,8 @@ import pytest
 from semievol_ray import cli, doctor
 from semievol_ray.machine import Gpu, Machine
 from semievol_ray.problems import Gravity, Kind, Problem
-from semievol_ray.stages.nodes import NodeReport
+from semievol_ray.stages import nodes
+from semievol_ray.stages.nodes import DRIVER, NodeReport
 from tests.conftest import write_config
 from tests.test_problems import MACHINE
 
@@ -150,3 +151,18 @@ def test_two_nodes_of_which_one_has_another_peft(tmp_path: Path) -> None:
     assert len(errors) == 1
     assert errors[0].startswith("peft differs between nodes: ")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("has_runs", [False, True])
+def test_node_with_a_disk_of_its_own_keeps_no_token_and_no_empty_folder(tmp_path: Path, has_runs: bool) -> None:
+    root = tmp_path / "runs"
+    folder = f"{root}/.doctor-1"
+    assert nodes._written(folder, "n") == {}
+    assert list(nodes._unread(folder, ["n", DRIVER])) == [DRIVER]
+    if has_runs:
+        (root / "run").mkdir()
+
+    nodes._swept(folder)
+
+    assert not Path(folder).exists()
+    assert root.exists() == has_runs

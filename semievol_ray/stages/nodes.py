@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from semievol_ray import storage
@@ -58,6 +59,8 @@ def node_reports(root: str | None, seconds: float, *, joined: bool = True) -> tu
         tokens = [DRIVER, *alive]
         read = _ask_all(dict.fromkeys(alive, (_unread, (folder, tokens[:MOST_TOKENS]))), seconds) if folder else {}
         own |= _unread(folder, tokens) if folder else {}
+        if apart := [node for node, answer in read.items() if DRIVER in (answer.value or {})]:
+            _ask_all(dict.fromkeys(apart, (_swept, (folder,))), seconds)  # on disks of their own
         renamed = {**names, DRIVER: DRIVER}
         reports = [
             _report(
@@ -162,6 +165,14 @@ def _unread(folder: str, tokens: Sequence[str]) -> dict[str, str]:
         except StorageError as error:
             found[who] = str(error)
     return found
+
+
+def _swept(folder: str) -> None:
+    """Runs on a node: its own tokens gone, and the folder of runs that was made for them, where that is empty."""
+    with contextlib.suppress(StorageError, OSError):
+        storage.remove_folder(folder)
+        if not storage.is_remote(folder):
+            Path(folder).parent.rmdir()
 
 
 def _all_unread(node: str, told: Mapping[str, Told], read: Mapping[str, Told]) -> dict[str, str]:
