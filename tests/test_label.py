@@ -143,7 +143,7 @@ def test_label_refuses_a_round_that_is_not_there_and_a_name_without_a_format(
 ) -> None:
     with pytest.raises(UserError, match="says no format"):
         label(root, new, tmp_path / "out.txt")
-    with pytest.raises(UserError, match="rounds/0007/train has not ended"):
+    with pytest.raises(UserError, match=r"has no model of round 7; rounds with one: 0, 1\."):
         label(root, new, tmp_path / "out.csv", number=7)
 
 
