@@ -24,7 +24,7 @@ A_SECOND = "driver and Ray CPU ms a second of answering, by least squares"
 ASSUMPTIONS = (
     f"{ROWS:,} rows in parts of {PART_ROWS}, four drafts and a justification a row, one round, part_rows auto",
     f"{TOKENS_A_REQUEST} tokens answered a request, {TOKENS_A_SECOND_AND_GPU:,} tokens a second and GPU (8B)",
-    "files, bytes and driver memory grow with parts and rows as measured between the two largest runs; driver time "
+    "files, bytes and memory grow with parts and rows as measured between the two largest runs; driver time "
     "grows with parts and with seconds, by least squares over all runs",
     "on an object store a file is an object; a part is created once, read once at its step's commit and "
     "once by the next step, and its attempt noted",
@@ -41,6 +41,7 @@ class Constants:
     driver_ms_a_second: float
     driver_mib: float
     driver_bytes_a_row: float
+    deciding_bytes_a_row: float
     select_seconds_a_row: float
     worker_ms_a_row: float
 
@@ -91,6 +92,8 @@ def _constants(metrics: Mapping[str, float]) -> Constants | None:
     if not {worker, select, A_PART} <= metrics.keys():
         return None
     name = f"{_sizes(metrics)[-1]:,} rows"
+    before, last = (metrics[f"{size:,} rows, worker peak MiB"] for size in _sizes(metrics)[-2:])
+    further = _sizes(metrics)[-1] - _sizes(metrics)[-2]
     growth = [value for key, value in metrics.items() if key.startswith("driver bytes a row")] or [0.0]
     return Constants(
         files_a_part=metrics[f"{name}, files"] / metrics[f"{name}, parts"],
@@ -99,6 +102,7 @@ def _constants(metrics: Mapping[str, float]) -> Constants | None:
         driver_ms_a_second=metrics[A_SECOND],
         driver_mib=metrics[f"{name}, driver peak MiB"],
         driver_bytes_a_row=max(growth[-1], 4.0),
+        deciding_bytes_a_row=max(0.0, last - before) * 2**20 / further,
         select_seconds_a_row=metrics[select],
         worker_ms_a_row=metrics[worker],
     )
@@ -121,6 +125,7 @@ def needed(found: Constants) -> dict[str, float]:
         + found.driver_ms_a_second / 1000,
         "worker cores for rendering and parsing": ROWS * found.worker_ms_a_row / 1000 / seconds,
         "head-node driver memory, GiB": found.driver_mib / 1024 + ROWS * found.driver_bytes_a_row / 2**30,
+        "memory of the task that finds duplicates, GiB": ROWS * found.deciding_bytes_a_row / 2**30,
         "select on 2 cores, minutes": ROWS * found.select_seconds_a_row / 60,
     }
 
