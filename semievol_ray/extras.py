@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from semievol_ray.config import RunConfig
 from semievol_ray.errors import MissingExtraError
 
-_TRAINING = ("torch", "transformers", "peft", "accelerate", "deepspeed")
+_SERVING, _TRAINING = ("torch", "transformers", "peft"), ("accelerate", "deepspeed")
 
 
 def check_extras(config: RunConfig) -> None:
@@ -26,11 +26,11 @@ def check_serving() -> None:
         raise MissingExtraError("serving needs ray's Serve: pip install 'semievol-ray[cpu]' (or [cuda]).")
 
 
-def needed(config: RunConfig) -> list[str]:
-    """Names of the optional modules that a run imports, here or in its workers."""
+def needed(config: RunConfig, *, trains: bool = True) -> list[str]:
+    """Names of the optional modules that a run imports, here or in its workers; or what only answers with its model."""
     names = ["ray"]
     if config.method.num_demonstrations:
         names += ["faiss"] + ["sentence_transformers"] * (config.method.embedder != "hash")
     if config.numerics.engine != "scripted":
-        names += [*_TRAINING, config.numerics.engine]
+        names += [*_SERVING, *(_TRAINING if trains else ()), config.numerics.engine]
     return list(dict.fromkeys(names))

@@ -72,7 +72,8 @@ def _look(context: Context, config: RunConfig, *, trains: bool, refuses: bool = 
         if config.numerics.engine == "vllm":
             check_templates(folders)
             found += cache_problems(config, resources, folders, weights)
-        found += machine_problems(reports, context.run.root, needed(config), _merged_bytes(config, resources, weights))
+        modules, merged = needed(config, trains=trains), _merged_bytes(config, resources, weights)
+        found += machine_problems(reports, context.run.root, modules, merged)
     if not refusals(found) and len(reports) > 1:
         found += model_problems(context, loaded_models(config), reports)
     context.run.event(

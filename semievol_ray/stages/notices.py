@@ -17,6 +17,8 @@ from semievol_ray.methodconfig import slug
 from semievol_ray.records import now, read_json
 from semievol_ray.stages.jobs import Session
 
+ROWS_DONE = "rows_done"
+"""Rows of a part under suspicion were answered: what ended engines is being found."""
 _NOTICE, _RUNG, _OWN = "notice-", "rung-", "node-"
 
 
@@ -55,7 +57,7 @@ def board_of(session: Session) -> Board:
 
 
 def tell(board: Board, kind: str, **fields: object) -> None:
-    """Leave a notice for the driver: the death, stall, slow start or leave of one engine."""
+    """Leave a notice for the driver: the death, stall, slow start or leave of one engine, or ROWS_DONE."""
     line = {"time": now(), "kind": kind, "fence": board.fence, **fields}
     name = f"{_NOTICE}{line['time']}-{uuid.uuid4().hex[:8]}.json".replace(":", "")
     storage.create(f"{board.folder}/{name}", json.dumps(line).encode())

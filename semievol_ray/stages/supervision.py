@@ -14,12 +14,12 @@ from semievol_ray.engines.ladder import shown
 from semievol_ray.errors import StorageError
 from semievol_ray.progress import duration
 from semievol_ray.stages import notices
-from semievol_ray.stages.notices import Board
+from semievol_ray.stages.notices import ROWS_DONE, Board
 
 LOOK_SECONDS = 1.0
 MOST_ENDS, MOST_FAILED_STARTS = 40, 3
-"""Ends of engines without a part in between after which a session is given up. The first is more than it takes to find
-two bad rows in a part of 2,048; the second counts starts that failed, per engine."""
+"""Ends of engines after which a session is given up, without a part, or rows of a part under suspicion, in between. The
+first is more than it takes to come from 2,048 rows to one; the second counts starts that failed, per engine."""
 _SENTENCES = {
     "engine_died": "an engine ended ({seen})",
     "engine_vanished": "an engine's process has gone: {seen}",
@@ -65,7 +65,7 @@ class Supervisor:
             self._tell_rung()
 
     def part_came(self) -> None:
-        """A part was committed: what ended before it was no end of everything."""
+        """A part, or rows of one, was answered: what ended before it was no end of everything."""
         self._ends = self._failed_starts = 0
         self._last = time.monotonic()
 
@@ -78,7 +78,10 @@ class Supervisor:
             self._hear()
 
     def _hear(self) -> None:
-        new = notices.notices(self._board, self._known)
+        heard = notices.notices(self._board, self._known)
+        new = [notice for notice in heard if notice["kind"] != ROWS_DONE]
+        if len(new) < len(heard):
+            self.part_came()
         for notice in new:
             self._tell(notice)
         self._give_up_where_hopeless(new)

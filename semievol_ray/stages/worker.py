@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from semievol_ray import logs
-from semievol_ray.stages import ledger
+from semievol_ray.stages import ledger, notices
 from semievol_ray.stages.answering import Asker, Load
 from semievol_ray.stages.curfew import Curfew
 from semievol_ray.stages.gate import Gate
@@ -100,6 +100,7 @@ class EngineWorker:
         for rows in spans:
             with self._attempt(first, part, rows):
                 tables[rows] = await answered(sliced(job, rows), part, asker)
+            notices.tell(self._life.board, notices.ROWS_DONE)
         return pa.concat_tables([tables[rows] for rows in sorted(tables)])
 
     @contextmanager

@@ -242,6 +242,20 @@ def test_busy_device_of_one_machine_makes_the_engines_of_no_other_smaller(
     assert notices.rung(notices.board_of(session)).number == 0
 
 
+def test_ends_between_which_rows_are_answered_stop_nothing(run: Run, step_of: Callable[..., Step]) -> None:
+    session, told = _session(run, _pool(step_of, ["a", "b"]), {}), Told()
+    board = notices.board_of(session)
+    with Supervisor("base", board, 1, 600.0, told.heard) as supervisor:
+        for _ in range(3):
+            for _ in range(MOST_ENDS - 1):
+                notices.tell(board, "engine_died", parts=[], seen="a bad row", replica="a", node="n")
+            supervisor._look()
+            notices.tell(board, notices.ROWS_DONE)
+            supervisor._look()
+    assert notices.stopped(board) is None
+    assert notices.ROWS_DONE not in told.kinds
+
+
 @pytest.mark.parametrize(("kind", "num"), [("engine_start_failed", 3), ("engine_died", MOST_ENDS)])
 def test_session_in_which_engines_only_end_is_stopped_with_what_was_seen(
     run: Run, step_of: Callable[..., Step], kind: str, num: int
